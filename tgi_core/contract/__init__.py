@@ -1,0 +1,95 @@
+"""All that a backend or plugin may know of core: plain data and protocols, on numpy alone."""
+
+from tgi_core.contract.backend import (
+    BackendKind,
+    BackendSpec,
+    DType,
+    LoadRequest,
+    ModelFiles,
+    ModelFormat,
+    PluginModule,
+    Probe,
+    Progress,
+    Verdict,
+)
+from tgi_core.contract.batch import Step
+from tgi_core.contract.capabilities import (
+    ANY_LENGTH,
+    AdapterRows,
+    Capabilities,
+    Fork,
+    LogitsRows,
+    Modality,
+)
+from tgi_core.contract.engine import Engine, EngineInfo
+from tgi_core.contract.events import (
+    Event,
+    FinishReason,
+    PromptScored,
+    RequestFailed,
+    RequestStarted,
+    StepStats,
+    TokenEvent,
+    TopToken,
+)
+from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
+from tgi_core.contract.queueing import QueuePolicy
+from tgi_core.contract.request import Feature, Grammar, GrammarKind, Request, StopRule
+from tgi_core.contract.result import HostLogits, PendingLogits, PendingTokens, SampledTokens
+from tgi_core.contract.sampling import SamplingBatch, SamplingParams
+from tgi_core.contract.step import BackendStats, SamplesOnDevice, StepBackend
+from tgi_core.contract.tokenizer import Tokenizer, TokenSpan, TokenStream
+from tgi_core.contract.version import CONTRACT, check_contract
+
+__all__ = [
+    "ANY_LENGTH",
+    "CONTRACT",
+    "AdapterRows",
+    "BackendKind",
+    "BackendSpec",
+    "BackendStats",
+    "BlockCopy",
+    "BlockPool",
+    "BlockTables",
+    "Capabilities",
+    "DType",
+    "Engine",
+    "EngineInfo",
+    "Event",
+    "Feature",
+    "FinishReason",
+    "Fork",
+    "Grammar",
+    "GrammarKind",
+    "HostLogits",
+    "LoadRequest",
+    "LogitsRows",
+    "Modality",
+    "ModelFiles",
+    "ModelFormat",
+    "PendingLogits",
+    "PendingTokens",
+    "PluginModule",
+    "Probe",
+    "Progress",
+    "PromptScored",
+    "QueuePolicy",
+    "Request",
+    "RequestFailed",
+    "RequestStarted",
+    "SampledTokens",
+    "SamplesOnDevice",
+    "SamplingBatch",
+    "SamplingParams",
+    "Step",
+    "StepBackend",
+    "StepStats",
+    "StopRule",
+    "TokenEvent",
+    "TokenSpan",
+    "TokenStream",
+    "Tokenizer",
+    "TopToken",
+    "Verdict",
+    "check_contract",
+]

@@ -1,0 +1,126 @@
+"""How a backend introduces itself, and what it is told to load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from tgi_core.contract.engine import Engine
+from tgi_core.contract.step import StepBackend
+
+
+class ModelFormat(Enum):
+    """How a model lies on disk."""
+
+    SAFETENSORS = "safetensors"
+    """A Hugging Face folder: config.json and *.safetensors."""
+    GGUF = "gguf"
+    """One file in llama.cpp's format."""
+    OTHER = "other"
+    """Anything else; a backend looks at the path itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model that is on this machine."""
+
+    reference: str
+    """What the user wrote."""
+    path: Path
+    """A folder, or a file."""
+    format: ModelFormat
+
+
+class DType(Enum):
+    """What weights and activations are computed in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Progress(Protocol):
+    """Shows how far loading or warming up has come."""
+
+    def __call__(self, phase: str, done: float, total: float, unit: str = "") -> None:
+        """Reports `done` of `total` `unit` of a phase such as "loading weights"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """What to load, and how large. None leaves a choice to the backend."""
+
+    model: ModelFiles
+    dtype: DType | None = None
+    quantize: str | None = None
+    device: str | None = None
+    max_rows: int | None = None
+    """Most sequences that should run at once."""
+    max_sequence_tokens: int | None = None
+    """Longest sequence to serve."""
+    max_step_tokens: int | None = None
+    """Most tokens in one step."""
+    cache_tokens: int | None = None
+    """Size of the KV cache."""
+    num_threads: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    """`--backend-option KEY=VALUE`: the backend's own settings. Unknown keys must be refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a backend found on this machine without loading anything."""
+
+    available: bool
+    devices: tuple[str, ...] = ()
+    reason: str = ""
+    """If not available: why, and what to do about it."""
+    notes: tuple[str, ...] = ()
+    """What an operator should know, such as a fault of the CPU that was worked round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a backend can serve a model, from a glance at its files."""
+
+    accepted: bool
+    reason: str = ""
+    """If not: why."""
+
+
+class BackendKind(Enum):
+    """Which of the two contracts a backend implements."""
+
+    STEP = "step"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """What `tgi_backend` returns. Making one must import no device library."""
+
+    name: str
+    contract: tuple[int, int]
+    """The `CONTRACT` that the backend was written for, as a literal."""
+    probe: Callable[[], Probe]
+    """Never raises; may import the device library."""
+    accepts: Callable[[ModelFiles], Verdict]
+    """Looks at names and small files only."""
+    create: Callable[[], StepBackend] | Callable[[], Engine]
+    kind: BackendKind = BackendKind.STEP
+    priority: int = 0
+    """Of the backends that are available and accept a model the highest priority is taken; two
+    alike are an error that names both. Accelerators: 100; a generic CPU path: 0."""
+    description: str = ""
+
+
+class PluginModule(Protocol):
+    """The module (or object) that an entry point in the group `tgi.backends` names."""
+
+    def tgi_backend(self) -> BackendSpec:
+        """Marked with `tgi_core.plugin.hookimpl`."""
+        ...

@@ -1,0 +1,96 @@
+"""What a backend can do: only facts that change a scheduling decision or a validation.
+
+Padding, slot order, idle slots, graph replay and casts are the backend's own business.
+The conformance kit tests each claim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Fork(Enum):
+    """How a sequence may take over the beginning of another one."""
+
+    NONE = "none"
+    """Not at all; core reuses a parked sequence only by going on with it."""
+    BLOCK = "block"
+    """At multiples of `Capabilities.cache_grain_tokens`."""
+    ANY = "any"
+    """At every length."""
+
+
+class LogitsRows(Enum):
+    """Which logits of a step can leave the device."""
+
+    ALL = "all"
+    """Those of any token of the step."""
+    LAST = "last"
+    """Those of the last token of each row."""
+    NONE = "none"
+    """None: the device samples by itself, from `Step.sampling`."""
+
+
+class AdapterRows(Enum):
+    """How adapters may be mixed in one step."""
+
+    NONE = "none"
+    STEP = "step"
+    """All rows of a step use the same adapter."""
+    ROW = "row"
+    """Each row has its own."""
+
+
+class Modality(Enum):
+    """What a prompt may consist of."""
+
+    TEXT = "text"
+    IMAGE = "image"
+
+
+ANY_LENGTH = -1
+"""The only member of `Capabilities.draft_lengths` when a decode row may have any length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Returned by `StepBackend.load`; the same for as long as the model is loaded."""
+
+    device: str
+    """What runs the steps, for people: "cpu", "cuda:0", "llama.cpp on cpu"."""
+    vocab_size: int
+    """Width of a row of logits; tokens are 0 .. vocab_size - 1."""
+    max_sequences: int
+    """Sequence ids are 0 .. max_sequences - 1; running and parked sequences share them."""
+    max_rows: int
+    """Most rows in one step."""
+    max_step_tokens: int
+    """Most tokens in one step, over all rows."""
+    max_sequence_tokens: int
+    """Longest sequence, prompt and output together."""
+    max_prefill_tokens: int
+    """Longest row of more than one token. Longer prompts need `chunked`."""
+    cache_tokens: int
+    """What the KV cache holds over all sequences, in tokens."""
+    cache_grain_tokens: int = 1
+    """Unit in which the cache is handed out: a block, a slot, or 1."""
+    fork: Fork = Fork.NONE
+    mixed: bool = False
+    """A step may hold rows of one token and longer rows together."""
+    chunked: bool = False
+    """A row of more than one token may begin at `past` > 0."""
+    draft_lengths: tuple[int, ...] = ()
+    """Lengths that a decode row with drafts may have; (ANY_LENGTH,) for all, () for no drafts."""
+    logits: LogitsRows = LogitsRows.LAST
+    adapters: AdapterRows = AdapterRows.NONE
+    modalities: frozenset[Modality] = frozenset({Modality.TEXT})
+    embeddings: bool = False
+    """Hidden states can be read instead of logits."""
+    row_buckets: tuple[int, ...] = ()
+    """Row counts that cost the same as the next larger one; a hint."""
+    steps_in_flight: int = 1
+    """Steps that may be started before the first one's tokens are read: 1 or 2. 2 needs a
+    backend that samples on its device (`SamplesOnDevice`)."""
+    batch_invariant: bool = False
+    """A row's logits do not depend, to the bit, on the other rows or on chunking."""

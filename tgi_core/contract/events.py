@@ -1,0 +1,96 @@
+"""What an engine reports about its requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class FinishReason(Enum):
+    """Why a sequence ended."""
+
+    LENGTH = "length"
+    """`max_new_tokens` reached, or the longest sequence that the engine holds."""
+    EOS = "eos"
+    """The model produced an end-of-sequence token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopToken:
+    """One of the most probable tokens at a place."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """New tokens of one request."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+    """In order, at least one."""
+    logprobs: tuple[float, ...] = ()
+    """One for each token, if asked for."""
+    top: tuple[tuple[TopToken, ...], ...] = ()
+    """One list for each token, best first, if asked for."""
+    finish: FinishReason | None = None
+    """Set with the last tokens; nothing follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStarted:
+    """A request left the queue: its first token is being computed."""
+
+    request_id: str
+    queue_s: float
+    """How long it waited."""
+    num_cached: int
+    """Tokens of the prompt that the prefix cache supplied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptScored:
+    """Log-probabilities of a prompt, sent once before the first token."""
+
+    request_id: str
+    logprobs: tuple[float, ...]
+    """For the second token of the prompt and all that follow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFailed:
+    """A request ended without a finish reason; nothing follows."""
+
+    request_id: str
+    message: str
+    invalid: bool = False
+    """The request asked for something impossible, so that trying again cannot help."""
+
+
+Event = TokenEvent | RequestStarted | PromptScored | RequestFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """Gauges and counters of an engine; counters never go down."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_parked: int = 0
+    cache_tokens_used: int = 0
+    cache_tokens: int = 0
+    memory_bytes: int = 0
+    steps: int = 0
+    prefill_tokens: int = 0
+    """Prompt tokens computed, recomputed ones included."""
+    cached_tokens: int = 0
+    """Prompt tokens that the prefix cache supplied."""
+    generated_tokens: int = 0
+    preemptions: int = 0
+    step_s: float = 0.0
+    """Time spent in steps, waiting for the device included."""
+    sample_s: float = 0.0
+    """Time spent choosing tokens."""
+    schedule_s: float = 0.0
+    """Time spent choosing and building steps and taking in their results."""

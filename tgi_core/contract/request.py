@@ -1,0 +1,75 @@
+"""Request: what the engine is asked to generate. Token ids only; no text, no dialect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tgi_core.contract.sampling import SamplingParams
+
+
+class Feature(Enum):
+    """A wish that not every engine can fulfil; checked before a request is queued."""
+
+    GRAMMAR = "grammar"
+    ADAPTER = "adapter"
+    PROMPT_LOGPROBS = "prompt logprobs"
+    LOGPROBS = "logprobs"
+    TYPICAL_P = "typical_p"
+    MIN_P = "min_p"
+    PENALTIES = "penalties"
+    LOGIT_BIAS = "logit_bias"
+    SEED = "seed"
+
+
+class GrammarKind(Enum):
+    """What the text of a grammar is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    EBNF = "ebnf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What the output must look like."""
+
+    kind: GrammarKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRule:
+    """When a sequence ends, as far as token ids tell. Stop strings are cut by the text layer."""
+
+    max_new_tokens: int
+    """At least 1. Reaching it comes before the end-of-sequence token, as in TGI."""
+    eos_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    """End-of-sequence tokens are kept like any other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One sequence to generate. Several choices of one prompt are several requests."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    """At least one token."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: StopRule
+    resumed: tuple[int, ...] = ()
+    """Tokens that were generated before, by an engine that is gone; generation goes on after
+    them. They count towards `stop.max_new_tokens`."""
+    prompt_logprobs: bool = False
+    """The log-probability of each prompt token, given those before it, is wanted."""
+    grammar: Grammar | None = None
+    adapter: str | None = None
+    priority: int = 0
+    """Higher is served first, where the queue policy looks at it."""
+    cache_salt: str = ""
+    """Only requests of one salt share prefixes."""
+    deadline_s: float | None = None
+    """Seconds since the epoch after which nobody wants the answer."""
+    trace_parent: str | None = None
+    """W3C traceparent."""

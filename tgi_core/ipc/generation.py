@@ -1,0 +1,54 @@
+"""What the API layer needs of an engine that lives in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tgi_core.contract import EngineInfo, Event, Request, StepStats
+
+
+class Generation(Protocol):
+    """One request on its way."""
+
+    async def next(self) -> Sequence[Event]:
+        """Waits for events and returns all that have come, in order.
+
+        The last one has a finish reason or is a RequestFailed; call no more after it. If an
+        engine dies meanwhile, this simply takes longer: the request goes on in the next one.
+
+        Raises:
+            EngineLost: no engine could be brought back.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Nobody wants the rest. May be called at any time, more than once, also at the end."""
+        ...
+
+
+class EngineClient(Protocol):
+    """The engine as seen from the API process. All calls on its event loop."""
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """None until an engine was ready for the first time."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether an engine is ready now."""
+        ...
+
+    @property
+    def stats(self) -> StepStats:
+        """The newest gauges and counters."""
+        ...
+
+    def submit(self, request: Request) -> Generation:
+        """Sends a request off.
+
+        Raises:
+            EngineLost: there is no engine, and there will be none.
+        """
+        ...

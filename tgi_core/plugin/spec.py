@@ -1,0 +1,66 @@
+"""The hooks: everything that a plugin can add.
+
+Hooks run at start-up, never per step or token. Each returns typed objects, which core then calls
+directly. The first line of a docstring names the process that runs the hook.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tgi_core.plugin import hookspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tgi_core.contract import BackendSpec, ModelFiles, QueuePolicy, Tokenizer
+
+
+@hookspec
+def tgi_backend() -> BackendSpec:  # type: ignore[empty-body]
+    """Engine process. Introduces a backend; only for modules in the group `tgi.backends`.
+
+    Example:
+        @hookimpl
+        def tgi_backend():
+            return BackendSpec(name="mine", contract=(1, 0), probe=probe, accepts=accepts,
+                               create=MyBackend)
+    """
+
+
+@hookspec(firstresult=True)
+def tgi_model_source(reference: str) -> ModelFiles | None:
+    """API process. Turns what the user wrote after `serve` into files on this machine.
+
+    None leaves it to the next plugin. Raise ModelNotFound if the reference is yours and leads
+    nowhere.
+
+    Example:
+        @hookimpl
+        def tgi_model_source(reference):
+            if reference.startswith("s3://"):
+                return fetch(reference)
+    """
+
+
+@hookspec(firstresult=True)
+def tgi_load_tokenizer(files: ModelFiles) -> Tokenizer | None:
+    """API process. Loads the tokenizer of a model; None leaves it to the next plugin.
+
+    Example:
+        @hookimpl
+        def tgi_load_tokenizer(files):
+            if (files.path / "tekken.json").exists():
+                return TekkenTokenizer(files.path)
+    """
+
+
+@hookspec
+def tgi_queue_policies() -> Sequence[QueuePolicy]:  # type: ignore[empty-body]
+    """Engine process. Offers orders of admission, chosen with `--queue-policy NAME`.
+
+    Example:
+        @hookimpl
+        def tgi_queue_policies():
+            return [ShortestFirst()]
+    """

@@ -1,0 +1,46 @@
+"""Changes of logits before the choice: bias, penalties and masks. In place, row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgi_core.contract import SamplingBatch
+
+
+def adjust(logits: NDArray[np.float32], batch: SamplingBatch) -> None:
+    """Applies, in this order: bias, repetition, frequency and presence penalty, mask.
+
+    Args:
+        logits: float32 (L, vocab), changed in place. Only rows that ask for it are touched.
+        batch: what to do with each row.
+    """
+    if len(batch.bias_tokens):
+        for row in np.flatnonzero(np.diff(batch.bias_begins)):
+            span = slice(batch.bias_begins[row], batch.bias_begins[row + 1])
+            np.add.at(logits[row], batch.bias_tokens[span], batch.bias_values[span])
+    if len(batch.history_tokens):
+        for row in np.flatnonzero(np.diff(batch.history_begins)):
+            span = slice(batch.history_begins[row], batch.history_begins[row + 1])
+            _penalize(logits[row], row, span, batch)
+    for row, words in zip(batch.mask_rows, batch.mask, strict=True):
+        _mask(logits[row], words)
+
+
+def _penalize(
+    scores: NDArray[np.float32], row: np.intp, span: slice, batch: SamplingBatch
+) -> None:
+    tokens, counts = batch.history_tokens[span], batch.history_counts[span]
+    values = scores[tokens]
+    repetition = batch.repetition_penalty[row]
+    if repetition != 1:
+        values = np.where(values < 0, values * repetition, values / repetition)
+    values -= batch.frequency_penalty[row] * counts.astype(np.float32)
+    values -= batch.presence_penalty[row] * (counts > 0)
+    scores[tokens] = values
+
+
+def _mask(scores: NDArray[np.float32], words: NDArray[np.int32]) -> None:
+    """Word w, bit b allows token 32 w + b, whatever the machine's byte order."""
+    bits = np.unpackbits(words.astype("<i4").view(np.uint8), bitorder="little")
+    scores[bits[: len(scores)] == 0] = -np.inf

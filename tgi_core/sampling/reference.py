@@ -1,0 +1,83 @@
+"""The sampler in numpy: the executable definition of what every sampler must choose.
+
+For each row: bias, penalties, mask; then either the most probable token (temperature 0), or
+temperature, top-k, top-p, min-p and typical-p, and a draw: the eligible tokens stand in the order
+of their ids, each as wide as its probability, and the row's uniform number points at one of them.
+Log-probabilities are those of the adjusted and truncated distribution, as TGI gives them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgi_core.contract import SampledTokens, SamplingBatch
+from tgi_core.sampling.logprobs import log_normalizer, top
+from tgi_core.sampling.penalties import adjust
+from tgi_core.sampling.truncation import Candidates, truncate
+
+
+def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
+    """Chooses one token a row.
+
+    Args:
+        logits: float32 (L, vocab); overwritten.
+        batch: L rows.
+
+    Returns:
+        A token for each row; -1 where the logits hold NaN or nothing above -inf.
+    """
+    num_rows, vocab = logits.shape
+    adjust(logits, batch)
+    # argmax finds NaN before anything else, so the winner tells whether a row can be used
+    ids = logits.argmax(axis=1).astype(np.int32) if num_rows else np.zeros(0, np.int32)
+    best = logits[np.arange(num_rows), ids]
+    usable = ~(np.isnan(best) | (best == -np.inf))
+    ids[~usable] = -1
+
+    logprobs = np.full(num_rows, np.nan, np.float32)
+    most = int(batch.num_top.max(initial=0))
+    top_ids = np.full((num_rows, most), -1, np.int32)
+    top_logprobs = np.full((num_rows, most), -np.inf, np.float32)
+
+    drawn = batch.temperature > 0
+    detailed = batch.logprobs | (batch.num_top > 0) | (batch.forced >= 0)
+    for row in np.flatnonzero(usable & (drawn | detailed)):
+        if drawn[row]:
+            candidates = truncate(
+                logits[row],
+                float(batch.temperature[row]),
+                int(batch.top_k[row]),
+                float(batch.top_p[row]),
+                float(batch.min_p[row]),
+                float(batch.typical_p[row]),
+            )
+        else:
+            candidates = Candidates(np.arange(vocab), logits[row])
+        if batch.forced[row] >= 0:
+            ids[row] = batch.forced[row]
+        elif drawn[row]:
+            ids[row] = _draw(candidates, float(batch.uniform[row]))
+        if detailed[row]:
+            total = log_normalizer(candidates.logits)
+            logprobs[row] = _logit_of(candidates, int(ids[row])) - total
+            num = int(batch.num_top[row])
+            if num:
+                best_ids, best_logits = top(candidates, num)
+                top_ids[row, : len(best_ids)] = best_ids
+                top_logprobs[row, : len(best_ids)] = best_logits - total
+    return SampledTokens(ids=ids, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs)
+
+
+def _draw(candidates: Candidates, uniform: float) -> int:
+    mass = np.cumsum(candidates.probabilities())
+    place = int(np.searchsorted(mass, uniform * mass[-1], side="right"))
+    return int(candidates.ids[min(place, len(mass) - 1)])
+
+
+def _logit_of(candidates: Candidates, token: int) -> float:
+    """The token's logit, -inf if it is not eligible."""
+    place = int(np.searchsorted(candidates.ids, token))
+    if place < len(candidates.ids) and candidates.ids[place] == token:
+        return float(candidates.logits[place])
+    return -np.inf

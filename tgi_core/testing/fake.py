@@ -1,0 +1,240 @@
+"""A deterministic backend in pure numpy, and the plugin that offers it as `--backend fake`.
+
+Its "model" reads every cell of the cache that a row may see, so a wrong block, a stale cell, a
+shifted position or a lost token changes the logits, as it would with real attention.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from sys import modules
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgi_core.contract import (
+    ANY_LENGTH,
+    BackendSpec,
+    BackendStats,
+    BlockCopy,
+    BlockPool,
+    BlockTables,
+    Capabilities,
+    Fork,
+    HostLogits,
+    LoadRequest,
+    LogitsRows,
+    ModelFiles,
+    PendingLogits,
+    Probe,
+    Progress,
+    SampledTokens,
+    SamplingBatch,
+    Step,
+    Verdict,
+)
+from tgi_core.errors import BadModel, UsageError
+from tgi_core.plugin import hookimpl
+from tgi_core.sampling.reference import sample
+
+_NUM_PATTERNS = 4096
+"""Distinct rows of logits: enough that two different contexts hardly ever look alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class FakeShape:
+    """Size and abilities of a fake device; tests vary them."""
+
+    vocab_size: int = 128
+    cache_tokens: int = 65536
+    block_tokens: int = 16
+    max_sequences: int = 512
+    max_rows: int = 256
+    max_step_tokens: int = 8192
+    max_sequence_tokens: int = 4096
+    fork: Fork = Fork.ANY
+    mixed: bool = True
+    chunked: bool = True
+    logits: LogitsRows = LogitsRows.ALL
+    steps_in_flight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    tokens: SampledTokens
+
+    def wait(self) -> SampledTokens:
+        return self.tokens
+
+
+class FakeBackend:
+    """Satisfies `StepBackend`; with two steps in flight also `SamplesOnDevice`."""
+
+    def __init__(self, shape: FakeShape | None = None) -> None:
+        self._shape = shape
+        self._last_sampled = np.zeros(0, np.int32)
+
+    def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
+        """Makes the table of logits; options: any field of FakeShape that is a number."""
+        shape = self._shape or _shape_of(request)
+        self._shape = shape
+        progress("loading weights", 1, 1, "tensors")
+        blocks = shape.cache_tokens // shape.block_tokens
+        self.tables = BlockTables(
+            BlockPool(blocks), shape.block_tokens, shape.max_sequences, shape.max_sequence_tokens
+        )
+        # block 0 of the array is never handed out: padding in a block table points there
+        self._cells = np.zeros((blocks + 1, shape.block_tokens), np.uint64)
+        self._patterns = (
+            np.random.default_rng(20261121)
+            .standard_normal((_NUM_PATTERNS, shape.vocab_size))
+            .astype(np.float32)
+            * 4
+        )
+        return Capabilities(
+            device="fake",
+            vocab_size=shape.vocab_size,
+            max_sequences=shape.max_sequences,
+            max_rows=shape.max_rows,
+            max_step_tokens=shape.max_step_tokens,
+            max_sequence_tokens=shape.max_sequence_tokens,
+            max_prefill_tokens=shape.max_step_tokens,
+            cache_tokens=blocks * shape.block_tokens,
+            cache_grain_tokens=shape.block_tokens,
+            fork=shape.fork,
+            mixed=shape.mixed,
+            chunked=shape.chunked,
+            draft_lengths=(ANY_LENGTH,),
+            logits=shape.logits,
+            steps_in_flight=shape.steps_in_flight,
+            batch_invariant=True,
+        )
+
+    def warm_up(self, progress: Progress) -> None:
+        """Nothing to warm up."""
+        progress("warming up", 1, 1, "shapes")
+
+    def reserve(self, seq: int, length: int) -> bool:
+        """Takes blocks from the pool."""
+        copies = self.tables.reserve(seq, length)
+        if copies is None:
+            return False
+        self._copy(copies)
+        return True
+
+    def fork(self, src: int, dst: int, length: int) -> bool:
+        """Shares blocks."""
+        self.tables.fork(src, dst, length)
+        return True
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Gives blocks back."""
+        self.tables.truncate(seq, length)
+
+    def release(self, seq: int) -> None:
+        """Gives all blocks back."""
+        self.tables.release(seq)
+
+    def step(self, step: Step) -> PendingLogits:
+        """Writes a cell for each new token, then reads all cells up to each wanted one."""
+        block = self.tables.block_tokens
+        tokens = step.tokens
+        if tokens.min() < 0:
+            named = np.where(tokens < 0, -1 - tokens, 0)
+            tokens = np.where(tokens < 0, self._last_sampled[named], tokens)
+        position = step.token_positions()
+        row_of = np.repeat(np.arange(step.num_rows), step.n)
+        tables = self.tables.rows(step.seq) + 1
+        self._cells[tables[row_of, position // block], position % block] = _cell(tokens, position)
+        for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
+            self.tables.advance(seq, n)
+        return HostLogits(self._logits(tables, row_of[step.out], position[step.out]))
+
+    def _logits(
+        self, tables: NDArray[np.int32], row: NDArray[np.intp], position: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """float32 (L, vocab): each from the sum of the cells 0 .. position of its row."""
+        if not len(row):
+            return np.zeros((0, self._patterns.shape[1]), np.float32)
+        width = int(position.max()) // self.tables.block_tokens + 1
+        cells = self._cells[tables[:, :width]].reshape(len(tables), -1)
+        with np.errstate(over="ignore"):
+            state = np.cumsum(cells, axis=1)[row, position]
+            index = (_scramble(state) % np.uint64(_NUM_PATTERNS)).astype(np.intp)
+        return self._patterns[index]
+
+    def sample(self, logits: PendingLogits, batch: SamplingBatch) -> _Sampled:
+        """The reference sampler, remembering the ids for a step that names them."""
+        sampled = sample(logits.numpy(), batch)
+        self._last_sampled = sampled.ids
+        return _Sampled(sampled)
+
+    def stats(self) -> BackendStats:
+        """Blocks in use."""
+        return BackendStats(cache_tokens_used=self.tables.used_blocks * self.tables.block_tokens)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _copy(self, copies: list[BlockCopy]) -> None:
+        for copy in copies:
+            self._cells[copy.dst + 1] = self._cells[copy.src + 1]
+
+
+def _cell(tokens: NDArray[np.int32], position: NDArray[np.int32]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        return _scramble(
+            tokens.astype(np.uint64) * np.uint64(1_000_003) + position.astype(np.uint64)
+        )
+
+
+def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        return x ^ (x >> np.uint64(33))
+
+
+def _shape_of(request: LoadRequest) -> FakeShape:
+    """From config.json's vocabulary, the request's sizes and `--backend-option` numbers."""
+    sizes: dict[str, int] = {}
+    config = request.model.path / "config.json"
+    if config.is_file():
+        try:
+            sizes["vocab_size"] = int(json.loads(config.read_text())["vocab_size"])
+        except (ValueError, KeyError) as error:
+            raise BadModel(f"{config} holds no vocab_size ({error}).") from error
+    for name, value in {
+        "max_rows": request.max_rows,
+        "max_sequence_tokens": request.max_sequence_tokens,
+        "max_step_tokens": request.max_step_tokens,
+        "cache_tokens": request.cache_tokens,
+        **request.options,
+    }.items():
+        if value is None:
+            continue
+        if not isinstance(getattr(FakeShape(), name, None), int):
+            raise UsageError(f"the fake backend has no option {name!r}.")
+        sizes[name] = int(value)
+    return FakeShape(**sizes)
+
+
+def _accepts(files: ModelFiles) -> Verdict:
+    return Verdict(False, "the fake backend is for tests; ask for it with --backend fake")
+
+
+@hookimpl
+def tgi_backend() -> BackendSpec:
+    """The fake backend, never chosen by itself."""
+    return BackendSpec(
+        name="fake",
+        contract=(1, 0),
+        probe=lambda: Probe(available=True, devices=("fake",)),
+        accepts=_accepts,
+        create=FakeBackend,
+        description="deterministic arithmetic instead of a model, for tests",
+    )
+
+
+plugin = modules[__name__]
+"""What a test registers."""
