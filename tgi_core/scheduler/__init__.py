@@ -1,0 +1,1 @@
+"""Chooses which sequences run in the next step. Knows nothing of devices, text or HTTP."""

@@ -1,0 +1,196 @@
+"""Owns the sequence ids of a backend's cache: opens, grows, parks, evicts and releases them.
+
+A finished sequence is parked: it keeps its cells until somebody needs the room, so a prompt with
+the same beginning can fork it or go on with it. Running sequences can be forked too. Knows nothing
+of requests, rows or time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from typing import Protocol
+
+from tgi_core.cache.prefix import Match, PrefixIndex
+from tgi_core.contract import Capabilities, Fork
+
+
+_AHEAD_TOKENS = 16
+"""Room is asked for in steps of this many tokens, or of the cache's grain if that is larger."""
+
+
+class CacheCalls(Protocol):
+    """The part of `StepBackend` that concerns the cache."""
+
+    def reserve(self, seq: int, length: int) -> bool:
+        """See `StepBackend.reserve`."""
+        ...
+
+    def fork(self, src: int, dst: int, length: int) -> bool:
+        """See `StepBackend.fork`."""
+        ...
+
+    def truncate(self, seq: int, length: int) -> None:
+        """See `StepBackend.truncate`."""
+        ...
+
+    def release(self, seq: int) -> None:
+        """See `StepBackend.release`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A sequence that was opened for a prompt."""
+
+    seq: int
+    num_cached: int
+    """Tokens that it holds already."""
+
+
+class CacheManager:
+    """Calls the backend only when something has to change."""
+
+    def __init__(
+        self, backend: CacheCalls, capabilities: Capabilities, *, prefix_caching: bool = True
+    ) -> None:
+        self._backend = backend
+        self._fork = capabilities.fork
+        self._grain = capabilities.cache_grain_tokens
+        self._ahead = max(self._grain, _AHEAD_TOKENS)
+        # a prompt that begins with cached tokens needs a row with past > 0
+        self._prefix_caching = prefix_caching and capabilities.chunked
+        self._max_tokens = capabilities.max_sequence_tokens
+        self._index = PrefixIndex()
+        self._free = list(range(capabilities.max_sequences - 1, -1, -1))
+        self._room = [0] * capabilities.max_sequences
+        # least recently used first; the value is the number of tokens held
+        self._parked: dict[int, int] = {}
+
+    @property
+    def num_parked(self) -> int:
+        """Finished sequences that are kept."""
+        return len(self._parked)
+
+    @property
+    def num_free(self) -> int:
+        """Sequence ids in no use at all."""
+        return len(self._free)
+
+    def open(self, salt: str, tokens: Tokens[int], room: int, *, share: bool = True) -> Opened | None:
+        """Opens a sequence for a prompt, with room for `room` tokens.
+
+        Args:
+            salt: only sequences opened with the same salt are shared.
+            tokens: the prompt; at least its last token is left to compute.
+            room: at least len(tokens).
+            share: False computes the whole prompt, for requests that need all its logits.
+
+        Returns:
+            None if it does not fit, even with nothing parked.
+        """
+        match = self._match(salt, tokens) if share else None
+        if match is not None and self._goes_on(match):
+            seq = self._take_over(match)
+        else:
+            if match is not None and self._fork is Fork.NONE:
+                match = None
+            free = self._take_id(keep=match.seq if match else None)
+            if free is None:
+                return None
+            seq = free
+            if match is not None and not self._share(match, seq):
+                match = None
+        if not self.grow(seq, room):
+            self.release(seq)
+            return None
+        num_cached = match.length if match else 0
+        if num_cached:
+            self.note(seq, salt, tokens[:num_cached])
+        return Opened(seq, num_cached)
+
+    def grow(self, seq: int, length: int) -> bool:
+        """Makes room for `length` tokens in a sequence, evicting parked ones as needed.
+
+        Returns:
+            False if there is no room even with nothing parked.
+        """
+        if length <= self._room[seq]:
+            return True
+        # a little ahead, so that most tokens need no call; if that does not fit, just enough
+        ahead = min(-(-length // self._ahead) * self._ahead, self._max_tokens)
+        while True:
+            for wanted in (ahead, length):
+                if wanted >= length and self._backend.reserve(seq, wanted):
+                    self._room[seq] = wanted
+                    return True
+            if not self._parked:
+                return False
+            self.release(next(iter(self._parked)))
+
+    def note(self, seq: int, salt: str, tokens: Tokens[int]) -> None:
+        """Notes what a running sequence holds by now, so that others may fork it."""
+        if self._prefix_caching and self._fork is not Fork.NONE:
+            self._index.extend(seq, salt, tokens)
+
+    def park(self, seq: int, salt: str, tokens: Tokens[int]) -> None:
+        """Keeps a sequence that holds exactly `tokens`, if its beginning can be of use."""
+        if not self._prefix_caching or not tokens:
+            self.release(seq)
+            return
+        self._index.extend(seq, salt, tokens)
+        if self._room[seq] > len(tokens):  # room for tokens that will not come
+            self._backend.truncate(seq, len(tokens))
+            self._room[seq] = len(tokens)
+        self._parked[seq] = len(tokens)
+
+    def release(self, seq: int) -> None:
+        """Empties a sequence and frees its id."""
+        self._index.remove(seq)
+        self._parked.pop(seq, None)
+        self._backend.release(seq)
+        self._room[seq] = 0
+        self._free.append(seq)
+
+    def _match(self, salt: str, tokens: Tokens[int]) -> Match | None:
+        if not self._prefix_caching:
+            return None
+        found = self._index.longest(salt, tokens[:-1])
+        if found is None:
+            return None
+        length = found.length
+        whole = self._parked.get(found.seq) == length
+        if self._fork is Fork.BLOCK and not whole:
+            length -= length % self._grain
+        return Match(found.seq, length) if length else None
+
+    def _goes_on(self, match: Match) -> bool:
+        """Whether to go on with a parked sequence itself instead of a fork of it."""
+        held = self._parked.get(match.seq)
+        if held is None:
+            return False
+        # without forks its tail is lost: worth it if the prompt reuses most of it
+        return held == match.length or (self._fork is Fork.NONE and 2 * match.length >= held)
+
+    def _take_over(self, match: Match) -> int:
+        del self._parked[match.seq]
+        self._index.remove(match.seq)
+        self._backend.truncate(match.seq, match.length)
+        self._room[match.seq] = match.length
+        return match.seq
+
+    def _share(self, match: Match, seq: int) -> bool:
+        if not self._backend.fork(match.seq, seq, match.length):
+            return False
+        self._room[seq] = match.length
+        if match.seq in self._parked:
+            self._parked[match.seq] = self._parked.pop(match.seq)  # used just now
+        return True
+
+    def _take_id(self, keep: int | None) -> int | None:
+        if not self._free:
+            victim = next((seq for seq in self._parked if seq != keep), None)
+            if victim is None:
+                return None
+            self.release(victim)
+        return self._free.pop()

@@ -1,0 +1,115 @@
+"""StepPlan to Step and SamplingBatch: sequences become arrays here, and none crosses further."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from tgi_core.contract import SamplingBatch, SamplingParams, Step
+from tgi_core.sampling.seeds import uniform
+from tgi_core.scheduler.plan import PlannedRow, StepPlan
+
+_NEUTRAL = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one output of a step is for."""
+
+    row: PlannedRow
+    scored: int | None
+    """Index of a prompt token whose log-probability is wanted; None samples a new token."""
+
+
+def build_step(plan: StepPlan) -> tuple[Step, list[Output]]:
+    """The arrays of a step, and what each of its outputs is for."""
+    tokens: list[int] = []
+    out: list[int] = []
+    outputs: list[Output] = []
+    for row in plan.rows:
+        sequence, flat = row.sequence, len(tokens)
+        if row.previous is None:
+            tokens.extend(sequence.tokens[row.begin : row.end])
+        else:
+            tokens.extend(sequence.tokens[row.begin : row.end - 1])
+            tokens.append(-1 - row.previous)
+        if sequence.request.prompt_logprobs:
+            for position in range(row.begin, min(row.end, sequence.num_prompt - 1)):
+                out.append(flat + position - row.begin)
+                outputs.append(Output(row, position + 1))
+        if row.samples:
+            out.append(len(tokens) - 1)
+            outputs.append(Output(row, None))
+    step = Step(
+        seq=np.array([row.sequence.seq for row in plan.rows], np.int32),
+        past=np.array([row.begin for row in plan.rows], np.int32),
+        n=np.array([row.num_tokens for row in plan.rows], np.int32),
+        tokens=np.array(tokens, np.int32),
+        out=np.array(out, np.int32),
+    )
+    return step, outputs
+
+
+def build_sampling(outputs: list[Output]) -> SamplingBatch:
+    """What to do with each output's logits."""
+    params = [o.row.sequence.request.sampling if o.scored is None else _NEUTRAL for o in outputs]
+    table = np.array(
+        [
+            (
+                p.temperature,
+                p.top_p,
+                p.typical_p,
+                p.min_p,
+                p.repetition_penalty,
+                p.frequency_penalty,
+                p.presence_penalty,
+            )
+            for p in params
+        ],
+        np.float32,
+    ).reshape(len(params), 7)
+    columns = np.ascontiguousarray(table.T)
+    forced = [
+        -1 if o.scored is None else o.row.sequence.tokens[o.scored] for o in outputs
+    ]
+    histories = [
+        (o.row.sequence.counts or {}) if o.scored is None else {} for o in outputs
+    ]
+    biases = [p.logit_bias for p in params]
+    return SamplingBatch(
+        temperature=columns[0],
+        top_p=columns[1],
+        typical_p=columns[2],
+        min_p=columns[3],
+        repetition_penalty=columns[4],
+        frequency_penalty=columns[5],
+        presence_penalty=columns[6],
+        top_k=np.array([p.top_k for p in params], np.int32),
+        uniform=_draws(outputs, params),
+        logprobs=np.array([p.logprobs for p in params], np.bool_),
+        num_top=np.array([p.num_top for p in params], np.int32),
+        forced=np.array(forced, np.int32),
+        history_begins=_begins(histories),
+        history_tokens=np.array([t for h in histories for t in h], np.int32),
+        history_counts=np.array([c for h in histories for c in h.values()], np.int32),
+        bias_begins=_begins(biases),
+        bias_tokens=np.array([t for b in biases for t, _ in b], np.int32),
+        bias_values=np.array([v for b in biases for _, v in b], np.float32),
+        mask_rows=np.zeros(0, np.int32),
+        mask=np.zeros((0, 0), np.int32),
+    )
+
+
+def _draws(outputs: list[Output], params: list[SamplingParams]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    if all(p.greedy for p in params):
+        return np.zeros(len(params), np.float64)
+    seeds = np.array([p.seed for p in params], np.uint64)
+    # a token still in flight counts: its successor's place is known before its value
+    places = np.array([o.row.end - o.row.sequence.num_prompt for o in outputs], np.int64)
+    return uniform(seeds, np.maximum(places, 0).astype(np.uint64))
+
+
+def _begins(lists: list[tuple[tuple[int, float], ...]] | list[dict[int, int]]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    return np.array([0, *accumulate(map(len, lists))], np.int32)

@@ -1,0 +1,395 @@
+"""StepEngine: the Engine that core makes of any StepBackend.
+
+Schedules, steps, samples and commits; with a backend that samples on its device, the next step is
+started before the tokens of the last one are read. Whatever goes wrong with a step is narrowed
+down to the rows that cause it, and only their requests fail.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from itertools import count
+from time import monotonic, perf_counter
+
+from tgi_core.cache.manager import CacheManager
+from tgi_core.contract import (
+    Capabilities,
+    EngineInfo,
+    Event,
+    Feature,
+    LoadRequest,
+    LogitsRows,
+    PendingTokens,
+    Progress,
+    QueuePolicy,
+    Request,
+    RequestFailed,
+    RequestStarted,
+    SampledTokens,
+    SamplesOnDevice,
+    StepBackend,
+    StepStats,
+)
+from tgi_core.engine.build import Output, build_sampling, build_step
+from tgi_core.engine.commit import commit
+from tgi_core.errors import BackendDead, BackendError, DoesNotFit, OutOfMemory, RowsFailed
+from tgi_core.sampling.reference import sample
+from tgi_core.scheduler.plan import StepPlan
+from tgi_core.scheduler.scheduler import Scheduler, SchedulerLimits
+from tgi_core.scheduler.sequence import Sequence, Status
+
+logger = logging.getLogger(__name__)
+
+_LOGPROB_FEATURES = frozenset({Feature.PROMPT_LOGPROBS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What the operator wishes beyond what the backend is told at loading."""
+
+    max_step_tokens: int | None = None
+    max_chunk_tokens: int | None = None
+    prefix_caching: bool = True
+    steps_in_flight: int = 2
+    """The backend's own limit holds as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A step whose tokens are not on the host yet."""
+
+    plan: StepPlan
+    outputs: list[Output]
+    tokens: PendingTokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """PendingTokens of core's own sampler."""
+
+    tokens: SampledTokens
+
+    def wait(self) -> SampledTokens:
+        return self.tokens
+
+
+class StepEngine:
+    """Implements `tgi_core.contract.Engine`."""
+
+    def __init__(
+        self, backend: StepBackend, policy: QueuePolicy, limits: EngineLimits | None = None
+    ) -> None:
+        self._backend = backend
+        self._policy = policy
+        self._limits = limits or EngineLimits()
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = count()
+        self._in_flight: _InFlight | None = None
+        self._events: list[Event] = []
+        self._steps = self._prefill_tokens = self._cached_tokens = self._generated_tokens = 0
+        self._step_s = self._sample_s = self._schedule_s = 0.0
+
+    def start(self, request: LoadRequest, progress: Progress) -> EngineInfo:
+        """Loads and warms up the backend.
+
+        Raises:
+            SetupError: as the backend says, or DoesNotFit.
+        """
+        capabilities = self._backend.load(request, progress)
+        self._backend.warm_up(progress)
+        self.prepare(capabilities)
+        return self.info
+
+    def prepare(self, capabilities: Capabilities) -> None:
+        """Sizes the scheduler and the cache by what a loaded backend can do."""
+        self.info = _info(capabilities)
+        self._capabilities = capabilities
+        self._ahead = (
+            capabilities.steps_in_flight > 1
+            and self._limits.steps_in_flight > 1
+            and isinstance(self._backend, SamplesOnDevice)
+        )
+        self._cache = CacheManager(
+            self._backend, capabilities, prefix_caching=self._limits.prefix_caching
+        )
+        self.scheduler = Scheduler(
+            SchedulerLimits.of(
+                capabilities, self._limits.max_step_tokens, self._limits.max_chunk_tokens
+            ),
+            self._cache,
+        )
+
+    def submit(self, request: Request) -> None:
+        """Queues a request, or fails it at once if it can never be served."""
+        fault = self._fault(request)
+        if fault is not None:
+            self._events.append(
+                RequestFailed(request_id=request.request_id, message=fault, invalid=True)
+            )
+            return
+        key = self._policy.key(request, next(self._arrivals))
+        sequence = Sequence(request, key, monotonic())
+        self._sequences[request.request_id] = sequence
+        self.scheduler.add(sequence)
+
+    def cancel(self, request_id: str) -> None:
+        """Frees all that a request holds."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self.scheduler.remove(sequence)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits, runs or is to be told."""
+        return bool(self._sequences or self._events or self._in_flight)
+
+    def poll(self, timeout_s: float) -> Rows[Event]:
+        """Runs one step, if there is one to run; never waits without work."""
+        if self._ahead:
+            self._poll_ahead()
+        else:
+            plan = self._schedule()
+            if plan is not None:
+                self._run(plan)
+        events, self._events = self._events, []
+        return events
+
+    def stats(self) -> StepStats:
+        """Gauges and counters."""
+        backend = self._backend.stats()
+        return StepStats(
+            num_running=self.scheduler.num_running,
+            num_waiting=self.scheduler.num_waiting,
+            num_parked=self._cache.num_parked,
+            cache_tokens_used=backend.cache_tokens_used,
+            cache_tokens=self._capabilities.cache_tokens,
+            memory_bytes=backend.memory_bytes,
+            steps=self._steps,
+            prefill_tokens=self._prefill_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=self.scheduler.num_preemptions,
+            step_s=self._step_s,
+            sample_s=self._sample_s,
+            schedule_s=self._schedule_s,
+        )
+
+    def close(self) -> None:
+        """Frees the device."""
+        self._backend.close()
+
+    def _poll_ahead(self) -> None:
+        """Starts the next step before the tokens of the running one are read."""
+        running, self._in_flight = self._in_flight, None
+        plan = self._schedule()
+        if plan is not None:
+            try:
+                self._in_flight = self._launch(plan)
+            except BackendDead:
+                raise
+            except Exception as error:
+                # what is running must be taken in before anything is tried again
+                self.scheduler.revert(plan)
+                if running is None:
+                    self._narrow_down(plan, error)
+                else:
+                    logger.warning("a step failed (%s); it is tried again by itself", error)
+        if running is not None:
+            self._take_in(running)
+
+    def _schedule(self) -> StepPlan | None:
+        begin = perf_counter()
+        plan = self.scheduler.schedule()
+        if plan is not None:
+            for row in plan.rows:
+                self._announce(row.sequence, row.begin)
+        self._schedule_s += perf_counter() - begin
+        return plan
+
+    def _announce(self, sequence: Sequence, num_cached: int) -> None:
+        if not sequence.started:
+            sequence.started = True
+            self._cached_tokens += num_cached
+            self._events.append(
+                RequestStarted(
+                    request_id=sequence.request.request_id,
+                    queue_s=monotonic() - sequence.arrival_s,
+                    num_cached=num_cached,
+                )
+            )
+
+    def _run(self, plan: StepPlan) -> None:
+        """One step from start to end."""
+        try:
+            in_flight = self._launch(plan)
+        except BackendDead:
+            raise
+        except Exception as error:
+            self.scheduler.revert(plan)
+            self._narrow_down(plan, error)
+        else:
+            self._take_in(in_flight)
+
+    def _launch(self, plan: StepPlan) -> _InFlight:
+        begin = perf_counter()
+        step, outputs = build_step(plan)
+        batch = build_sampling(outputs)
+        built = perf_counter()
+        self._schedule_s += built - begin
+        pending = self._backend.step(step)
+        tokens: PendingTokens
+        if isinstance(self._backend, SamplesOnDevice):
+            tokens = self._backend.sample(pending, batch)
+            self._step_s += perf_counter() - built
+        else:
+            logits = pending.numpy()
+            stepped = perf_counter()
+            tokens = _Done(sample(logits, batch))
+            self._step_s += stepped - built
+            self._sample_s += perf_counter() - stepped
+        for i, output in enumerate(outputs):
+            if output.scored is None:
+                output.row.sequence.pending = i
+        self._steps += 1
+        self._prefill_tokens += sum(row.num_tokens for row in plan.rows if row.num_tokens > 1)
+        return _InFlight(plan, outputs, tokens)
+
+    def _take_in(self, step: _InFlight) -> None:
+        waited = perf_counter()
+        sampled = step.tokens.wait()
+        begin = perf_counter()
+        self._step_s += begin - waited
+        newer = self._in_flight.plan.rows if self._in_flight else ()
+        sampled_again = {id(row.sequence) for row in newer if row.samples}
+        for row in step.plan.rows:
+            if id(row.sequence) not in sampled_again:
+                row.sequence.pending = None
+        result = commit(step.outputs, sampled, self.info.max_sequence_tokens)
+        for sequence in result.continuing:
+            if sequence.num_generated - len(sequence.request.resumed) == 1:
+                self._cache.note(
+                    sequence.seq, sequence.request.cache_salt, sequence.request.prompt
+                )
+        for sequence in result.finished:
+            del self._sequences[sequence.request.request_id]
+            self.scheduler.finish(sequence)
+        for sequence in result.failed:
+            self.cancel(sequence.request.request_id)
+        self._generated_tokens += len(result.continuing) + len(result.finished)
+        self._events += result.events
+        self._schedule_s += perf_counter() - begin
+
+    def _narrow_down(self, plan: StepPlan, error: Exception) -> None:
+        """Runs a failed step again in parts, until only the guilty rows are left to fail."""
+        if isinstance(error, RowsFailed):
+            for row in error.rows:
+                self._fail(plan.rows[row].sequence, str(error))
+            guilty = set(error.rows)
+            self._run_again(plan, [i for i in range(len(plan.rows)) if i not in guilty])
+        elif len(plan.rows) == 1:
+            sequence = plan.rows[0].sequence
+            if isinstance(error, OutOfMemory) and self.scheduler.num_running > 1:
+                self.scheduler.preempt(sequence)
+            else:
+                if not isinstance(error, BackendError):
+                    logger.error("request %s failed", sequence.request.request_id, exc_info=error)
+                self._fail(sequence, str(error) or type(error).__name__)
+        else:
+            logger.warning("a step of %d rows failed (%s); halving it", len(plan.rows), error)
+            half = len(plan.rows) // 2
+            self._run_again(plan, range(half))
+            self._run_again(plan, range(half, len(plan.rows)))
+
+    def _run_again(self, plan: StepPlan, which: Rows[int]) -> None:
+        rows = tuple(plan.rows[i] for i in which)
+        rows = tuple(row for row in rows if row.sequence.status is Status.RUNNING)
+        if rows:
+            for row in rows:
+                row.sequence.num_computed = row.end
+            self._run(StepPlan(rows))
+
+    def _fail(self, sequence: Sequence, message: str) -> None:
+        request_id = sequence.request.request_id
+        self._events.append(RequestFailed(request_id=request_id, message=message))
+        self.cancel(request_id)
+
+    def _fault(self, request: Request) -> str | None:
+        """Why a request can never be served; the API layer checks the same things first."""
+        info = self.info
+        if request.request_id in self._sequences:
+            return f"a request {request.request_id} is open already"
+        tokens = [*request.prompt, *request.resumed]
+        if not request.prompt:
+            return "the prompt holds no token"
+        if len(request.prompt) > info.max_prompt_tokens:
+            return (
+                f"the prompt holds {len(request.prompt)} tokens and may hold at most "
+                f"{info.max_prompt_tokens}"
+            )
+        if len(tokens) >= info.max_sequence_tokens or (
+            not self._capabilities.chunked and len(tokens) > self._capabilities.max_prefill_tokens
+        ):
+            return (
+                f"{len(tokens)} tokens leave no room: a sequence holds {info.max_sequence_tokens}"
+            )
+        if min(tokens) < 0 or max(tokens) >= info.vocab_size:
+            return f"token ids must be at least 0 and below {info.vocab_size}"
+        bad = [t for t, _ in request.sampling.logit_bias if not 0 <= t < info.vocab_size]
+        if bad:
+            return f"logit_bias names the token {bad[0]}; the vocabulary holds {info.vocab_size}"
+        if request.stop.max_new_tokens <= len(request.resumed):
+            return "max_new_tokens leaves nothing to generate"
+        wishes = _wishes(request) - info.features
+        if wishes:
+            return f"this engine does not support {min(w.value for w in wishes)}"
+        return None
+
+
+def _wishes(request: Request) -> frozenset[Feature]:
+    wishes = {
+        Feature.GRAMMAR: request.grammar is not None,
+        Feature.ADAPTER: request.adapter is not None,
+        Feature.PROMPT_LOGPROBS: request.prompt_logprobs,
+    }
+    return frozenset(feature for feature, wished in wishes.items() if wished)
+
+
+def _info(capabilities: Capabilities) -> EngineInfo:
+    """What requests may ask for, from what the device can do.
+
+    Raises:
+        DoesNotFit: the cache holds not even two tokens.
+    """
+    longest = min(capabilities.max_sequence_tokens, capabilities.cache_tokens)
+    if longest < 2:
+        raise DoesNotFit(
+            f"the KV cache holds {capabilities.cache_tokens} tokens, too few for a prompt and an "
+            "answer: give it more with --cache-tokens."
+        )
+    longest_prompt = longest - 1
+    if not capabilities.chunked:
+        longest_prompt = min(
+            longest_prompt, capabilities.max_prefill_tokens, capabilities.max_step_tokens
+        )
+    sampling = {
+        Feature.LOGPROBS,
+        Feature.TYPICAL_P,
+        Feature.MIN_P,
+        Feature.PENALTIES,
+        Feature.LOGIT_BIAS,
+        Feature.SEED,
+    }
+    features = set(sampling) if capabilities.logits is not LogitsRows.NONE else set()
+    if capabilities.logits is LogitsRows.ALL:
+        features |= _LOGPROB_FEATURES
+    return EngineInfo(
+        device=capabilities.device,
+        vocab_size=capabilities.vocab_size,
+        max_prompt_tokens=longest_prompt,
+        max_sequence_tokens=longest,
+        max_requests=capabilities.max_rows,
+        cache_tokens=capabilities.cache_tokens,
+        features=frozenset(features),
+    )

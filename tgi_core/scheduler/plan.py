@@ -1,0 +1,38 @@
+"""StepPlan: what the scheduler chose for one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tgi_core.scheduler.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """One sequence in a step. `begin` and `num_tokens` count tokens of the sequence."""
+
+    sequence: Sequence
+    begin: int
+    """Tokens that the cache held before."""
+    num_tokens: int
+    samples: bool
+    """Whether the row reaches the end of what is known, so that a token is sampled."""
+    previous: int | None
+    """Where the row's token comes from if it is not known yet: an output of the step before."""
+
+    @property
+    def end(self) -> int:
+        """Tokens that the cache holds afterwards."""
+        return self.begin + self.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Rows of one step; never empty."""
+
+    rows: tuple[PlannedRow, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all rows."""
+        return sum(row.num_tokens for row in self.rows)

@@ -1,0 +1,230 @@
+"""Chooses the rows of each step: continuous batching with chunked prefill and preemption.
+
+First every running sequence gets its next token, then prompts that are under way get the rest of
+the token budget, then waiting sequences are admitted strictly in the order of their keys. When the
+cache is full the sequence with the largest key gives way and is recomputed later, so the one with
+the smallest key always advances and none starves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tgi_core.cache.manager import CacheManager
+from tgi_core.contract import Capabilities
+from tgi_core.scheduler.plan import PlannedRow, StepPlan
+from tgi_core.scheduler.sequence import NO_SEQ, Sequence, Status
+from tgi_core.scheduler.waiting import Waiting
+
+_HEADROOM_TOKENS = 64
+"""Room beyond the prompt that admission asks for, so that a sequence is not preempted at once."""
+
+_SCORED_CHUNK_TOKENS = 256
+"""Largest chunk whose logits are all wanted: each token's cost vocab * 4 bytes on the host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerLimits:
+    """What a step may hold, and what the backend can mix. See `Capabilities`."""
+
+    max_rows: int
+    max_step_tokens: int
+    max_chunk_tokens: int
+    """Longest row."""
+    mixed: bool
+    chunked: bool
+
+    @classmethod
+    def of(
+        cls,
+        capabilities: Capabilities,
+        max_step_tokens: int | None = None,
+        max_chunk_tokens: int | None = None,
+    ) -> SchedulerLimits:
+        """The capabilities, with a smaller token budget and smaller chunks if wanted."""
+        chunk = capabilities.max_prefill_tokens
+        if max_chunk_tokens is not None and capabilities.chunked:
+            chunk = min(chunk, max_chunk_tokens)
+        return cls(
+            max_rows=capabilities.max_rows,
+            max_step_tokens=min(
+                max_step_tokens or capabilities.max_step_tokens, capabilities.max_step_tokens
+            ),
+            max_chunk_tokens=chunk,
+            mixed=capabilities.mixed,
+            chunked=capabilities.chunked,
+        )
+
+
+class Scheduler:
+    """Holds all sequences between their arrival and their end."""
+
+    def __init__(self, limits: SchedulerLimits, cache: CacheManager) -> None:
+        self._limits = limits
+        self._cache = cache
+        self._waiting = Waiting()
+        # ordered by key, oldest first
+        self._running: list[Sequence] = []
+        self._prefilled_last = False
+        self.num_preemptions = 0
+        """Sequences that had to give way, ever."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold nothing in the cache."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold room in the cache."""
+        return len(self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence."""
+        self._waiting.add(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Drops a sequence and all that it holds. Does nothing if it is finished."""
+        if sequence.status is Status.WAITING:
+            self._waiting.remove(sequence)
+        elif sequence.status is Status.RUNNING:
+            self._running.remove(sequence)
+            self._cache.release(sequence.seq)
+        sequence.seq, sequence.status = NO_SEQ, Status.FINISHED
+
+    def finish(self, sequence: Sequence) -> None:
+        """Ends a running sequence and parks what the cache holds of it."""
+        self._running.remove(sequence)
+        self._cache.park(sequence.seq, sequence.request.cache_salt, sequence.cached_tokens)
+        sequence.seq, sequence.status = NO_SEQ, Status.FINISHED
+
+    def schedule(self) -> StepPlan | None:
+        """Chooses the next step and advances `num_computed` of the rows in it.
+
+        Returns:
+            None if no sequence can do anything now.
+        """
+        mixed = self._limits.mixed
+        rows: list[PlannedRow] = []
+        if mixed or self._prefilled_last or not self._can_prefill():
+            self._plan_decodes(rows)
+        if mixed or not rows:
+            self._plan_prefills(rows)
+        if not rows and not mixed:
+            self._plan_decodes(rows)
+        self._prefilled_last = any(row.num_tokens > 1 for row in rows)
+        return StepPlan(tuple(rows)) if rows else None
+
+    def revert(self, plan: StepPlan) -> None:
+        """Takes back a plan whose step did not happen."""
+        for row in plan.rows:
+            if row.sequence.status is Status.RUNNING:
+                row.sequence.num_computed = row.begin
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Takes a running sequence's room away and queues it to be recomputed."""
+        self._running.remove(sequence)
+        self._cache.release(sequence.seq)
+        sequence.seq, sequence.status = NO_SEQ, Status.WAITING
+        sequence.num_computed = 0
+        sequence.scored.clear()
+        self._waiting.add(sequence)
+        self.num_preemptions += 1
+
+    def _can_prefill(self) -> bool:
+        return bool(len(self._waiting)) or any(s.num_left > 1 for s in self._running)
+
+    def _plan_decodes(self, rows: list[PlannedRow]) -> None:
+        for sequence in tuple(self._running):
+            if sequence.status is not Status.RUNNING or sequence.num_left != 1:
+                continue  # preempted in this very loop, in prefill, or complete
+            if len(rows) == self._limits.max_rows or len(rows) == self._limits.max_step_tokens:
+                break
+            if sequence.pending is not None and not _may_run_ahead(sequence):
+                continue
+            if self._make_room(sequence, sequence.num_computed + 1):
+                rows.append(_row(sequence, 1))
+
+    def _plan_prefills(self, rows: list[PlannedRow]) -> None:
+        budget = self._limits.max_step_tokens - sum(row.num_tokens for row in rows)
+        for sequence in self._running:
+            if sequence.num_left > 1 and budget > 0 and len(rows) < self._limits.max_rows:
+                num = self._chunk(sequence, budget)
+                if num:
+                    rows.append(_row(sequence, num))
+                    budget -= num
+        while len(self._waiting) and budget > 0 and len(rows) < self._limits.max_rows:
+            sequence = self._waiting.first
+            if not self._limits.chunked and sequence.num_left > budget:
+                break
+            if len(self._running) >= self._limits.max_rows or not self._admit(sequence):
+                break
+            num = self._chunk(sequence, budget)
+            if num:
+                rows.append(_row(sequence, num))
+                budget -= num
+
+    def _chunk(self, sequence: Sequence, budget: int) -> int:
+        """How many tokens of a prompt to compute now; 0 if it must wait for another step."""
+        left = sequence.num_left
+        if not self._limits.mixed and min(left, budget) == 1:
+            return 0  # a row of one token belongs to a step of such rows
+        if not self._limits.chunked:
+            return left if left <= budget else 0
+        most = min(budget, self._limits.max_chunk_tokens)
+        if sequence.request.prompt_logprobs and sequence.num_computed < sequence.num_prompt:
+            most = min(most, _SCORED_CHUNK_TOKENS)
+        return min(left, most)
+
+    def _admit(self, sequence: Sequence) -> bool:
+        rest = sequence.request.stop.max_new_tokens - sequence.num_generated
+        room = len(sequence.tokens) + max(1, min(rest, _HEADROOM_TOKENS))
+        opened = self._cache.open(
+            sequence.request.cache_salt,
+            sequence.tokens,
+            room,
+            share=not sequence.request.prompt_logprobs,
+        )
+        if opened is None and not self._running:
+            # alone it may use all there is, without headroom
+            opened = self._cache.open(
+                sequence.request.cache_salt, sequence.tokens, len(sequence.tokens), share=False
+            )
+        if opened is None:
+            return False
+        self._waiting.remove(sequence)
+        sequence.seq, sequence.status = opened.seq, Status.RUNNING
+        sequence.num_computed = opened.num_cached
+        place = len(self._running)
+        while place and self._running[place - 1].key > sequence.key:
+            place -= 1
+        self._running.insert(place, sequence)
+        return True
+
+    def _make_room(self, sequence: Sequence, length: int) -> bool:
+        """Room for one more token, at the cost of the sequences with the largest keys.
+
+        Rows are planned in the order of keys, so a victim has no row in this step yet.
+        """
+        while not self._cache.grow(sequence.seq, length):
+            victim = self._running[-1]
+            if victim.pending is not None:  # its token in flight would be lost
+                return False
+            self.preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+
+def _row(sequence: Sequence, num_tokens: int) -> PlannedRow:
+    begin = sequence.num_computed
+    sequence.num_computed += num_tokens
+    samples = sequence.num_computed == sequence.num_tokens
+    previous = sequence.pending if samples else None
+    return PlannedRow(sequence, begin, num_tokens, samples, previous)
+
+
+def _may_run_ahead(sequence: Sequence) -> bool:
+    """Whether a step may use a token whose value is not known yet."""
+    ends = sequence.num_generated + 1 >= sequence.request.stop.max_new_tokens
+    return not ends and not sequence.needs_host

@@ -1,0 +1,93 @@
+"""Sequence: the state of one request in the engine, and the only mutable thing in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+
+from tgi_core.contract import Request
+
+NO_SEQ = -1
+"""`Sequence.seq` while it holds nothing in the cache."""
+
+
+class Status(Enum):
+    """Where a sequence is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """Tokens of a request and how many of them the cache holds."""
+
+    __slots__ = (
+        "arrival_s",
+        "counts",
+        "key",
+        "num_computed",
+        "num_prompt",
+        "pending",
+        "request",
+        "scored",
+        "seq",
+        "started",
+        "status",
+        "tokens",
+    )
+
+    def __init__(self, request: Request, key: tuple[float, ...], arrival_s: float) -> None:
+        self.request = request
+        self.key = key
+        """Order of admission; the largest is preempted first."""
+        self.arrival_s = arrival_s
+        self.tokens: list[int] = [*request.prompt, *request.resumed]
+        """Prompt and output, as far as known."""
+        self.num_prompt = len(request.prompt)
+        self.num_computed = 0
+        """Tokens whose keys and values the cache holds, or will when the running step is done."""
+        self.pending: int | None = None
+        """Index into the running step's outputs of a token that is sampled but not yet known."""
+        self.seq = NO_SEQ
+        self.status = Status.WAITING
+        self.started = False
+        """Whether it was announced as started."""
+        self.scored: list[float] = []
+        """Log-probabilities of the prompt so far, if asked for."""
+        self.counts: Counter[int] | None = None
+        """How often the output holds each token; kept only if penalties need it."""
+        if request.sampling.penalized:
+            self.counts = Counter(dict.fromkeys(request.prompt, 0))
+            self.counts.update(request.resumed)
+
+    @property
+    def num_generated(self) -> int:
+        """Known output tokens."""
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, one that is still being sampled included."""
+        return len(self.tokens) + (self.pending is not None)
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that must be computed before the next one can be sampled."""
+        return self.num_tokens - self.num_computed
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether sampling its next token needs the value of the last one."""
+        return self.counts is not None or self.request.grammar is not None
+
+    def append(self, token: int) -> None:
+        """Adds a sampled token."""
+        self.tokens.append(token)
+        if self.counts is not None:
+            self.counts[token] += 1
+
+    @property
+    def cached_tokens(self) -> list[int]:
+        """The known tokens that the cache holds."""
+        return self.tokens[: self.num_computed]
