@@ -1,0 +1,43 @@
+"""Finds models that lie on this machine: a Hugging Face folder or a GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tgi_core.contract import ModelFiles, ModelFormat
+from tgi_core.errors import BadModel, ModelNotFound
+from tgi_core.plugin import hookimpl
+
+
+@hookimpl
+def tgi_model_source(reference: str) -> ModelFiles | None:
+    """Takes every reference that is a path or looks like one.
+
+    Raises:
+        ModelNotFound: it looks like a path, and nothing is there.
+        BadModel: a file or folder that can be no model.
+    """
+    path = Path(reference).expanduser()
+    if not path.exists():
+        if path.is_absolute() or reference.startswith((".", "~")) or path.suffix == ".gguf":
+            raise ModelNotFound(f"there is no file or folder {reference!r}: check the path.")
+        return None
+    return ModelFiles(reference=reference, path=path.resolve(), format=_format(path))
+
+
+def _format(path: Path) -> ModelFormat:
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise BadModel(
+                f"{path} is a file, but no .gguf: give the folder that holds config.json, or a "
+                "GGUF file."
+            )
+        return ModelFormat.GGUF
+    if (path / "config.json").is_file():
+        has_weights = any(path.glob("*.safetensors"))
+        return ModelFormat.SAFETENSORS if has_weights else ModelFormat.OTHER
+    ggufs = sorted(path.glob("*.gguf"))
+    if ggufs:
+        names = ", ".join(p.name for p in ggufs[:4])
+        raise BadModel(f"{path} holds GGUF files ({names}): give the path of one of them.")
+    raise BadModel(f"{path} holds no config.json, so it is no Hugging Face model folder.")

@@ -1,0 +1,95 @@
+"""Entry of the engine process: `python -m tgi_core.engine.process SOCKET`.
+
+Chooses and loads the backend, reports progress, then serves until the API process goes away.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from time import monotonic
+
+from tgi_core.builtin import queue_policies
+from tgi_core.contract import BackendKind, BackendSpec, Engine, Progress
+from tgi_core.engine.loop import serve
+from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.errors import SetupError, UsageError
+from tgi_core.ipc.messages import Loading, Ready, SetupFailed, Start
+from tgi_core.ipc.server import EngineSocket
+from tgi_core.observe.logging import configure_logging
+from tgi_core.plugin.manager import Plugins
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_INTERVAL_S = 0.1
+
+
+def main(socket_path: str) -> int:
+    """Returns the exit status, if the process ends by itself."""
+    channel = EngineSocket(socket_path)
+    start = channel.receive(None)
+    if not isinstance(start, Start):
+        raise ValueError("the first message must be Start")
+    configure_logging(start.log_level)
+    try:
+        engine, spec = create_engine(start)
+        info = engine.start(start.load, _reporter(channel))
+    except SetupError as error:
+        channel.send(SetupFailed(type(error).__name__, str(error)))
+        return error.exit_code
+    # what lives now lives for ever; looking at it again would only make steps late
+    gc.collect()
+    gc.freeze()
+    channel.send(Ready(info, spec.name))
+    serve(engine, channel)
+    return 0
+
+
+def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
+    """The engine that the model, the machine and the operator's wishes call for.
+
+    Raises:
+        SetupError: no backend, a broken plugin, or a queue policy that does not exist.
+    """
+    plugins = Plugins(
+        builtins=(queue_policies,),
+        disabled=frozenset(start.disabled_plugins),
+    )
+    if not start.only_builtin_plugins:
+        plugins.load_plugins()
+    policies = plugins.queue_policies()
+    policy = policies.get(start.queue_policy)
+    if policy is None:
+        raise UsageError(
+            f"there is no queue policy {start.queue_policy!r}; there are: "
+            f"{', '.join(sorted(policies))}."
+        )
+    spec = plugins.backend(start.load.model, start.backend)
+    backend = spec.create()
+    if spec.kind is BackendKind.ENGINE:
+        return backend, spec  # type: ignore[return-value]
+    limits = EngineLimits(
+        max_step_tokens=start.max_step_tokens,
+        max_chunk_tokens=start.max_chunk_tokens,
+        prefix_caching=start.prefix_caching,
+    )
+    return StepEngine(backend, policy, limits), spec  # type: ignore[arg-type]
+
+
+def _reporter(channel: EngineSocket) -> Progress:
+    """Sends progress on, but not each of a thousand tensors."""
+    last = ("", 0.0)
+
+    def report(phase: str, done: float, total: float, unit: str = "") -> None:
+        nonlocal last
+        now = monotonic()
+        if phase != last[0] or done >= total or now - last[1] >= _PROGRESS_INTERVAL_S:
+            channel.send(Loading(phase, done, total, unit))
+            last = (phase, now)
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
