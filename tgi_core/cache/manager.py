@@ -77,7 +77,9 @@ class CacheManager:
         """Sequence ids in no use at all."""
         return len(self._free)
 
-    def open(self, salt: str, tokens: Tokens[int], room: int, *, share: bool = True) -> Opened | None:
+    def open(
+        self, salt: str, tokens: Tokens[int], room: int, *, share: bool = True
+    ) -> Opened | None:
         """Opens a sequence for a prompt, with room for `room` tokens.
 
         Args:
@@ -101,7 +103,7 @@ class CacheManager:
             seq = free
             if match is not None and not self._share(match, seq):
                 match = None
-        if not self.grow(seq, room):
+        if not self.grow(seq, min(room, self._max_tokens)):
             self.release(seq)
             return None
         num_cached = match.length if match else 0

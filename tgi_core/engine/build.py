@@ -71,12 +71,8 @@ def build_sampling(outputs: list[Output]) -> SamplingBatch:
         np.float32,
     ).reshape(len(params), 7)
     columns = np.ascontiguousarray(table.T)
-    forced = [
-        -1 if o.scored is None else o.row.sequence.tokens[o.scored] for o in outputs
-    ]
-    histories = [
-        (o.row.sequence.counts or {}) if o.scored is None else {} for o in outputs
-    ]
+    forced = [-1 if o.scored is None else o.row.sequence.tokens[o.scored] for o in outputs]
+    histories = [(o.row.sequence.counts or {}) if o.scored is None else {} for o in outputs]
     biases = [p.logit_bias for p in params]
     return SamplingBatch(
         temperature=columns[0],
@@ -102,7 +98,9 @@ def build_sampling(outputs: list[Output]) -> SamplingBatch:
     )
 
 
-def _draws(outputs: list[Output], params: list[SamplingParams]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _draws(
+    outputs: list[Output], params: list[SamplingParams]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     if all(p.greedy for p in params):
         return np.zeros(len(params), np.float64)
     seeds = np.array([p.seed for p in params], np.uint64)
@@ -111,5 +109,7 @@ def _draws(outputs: list[Output], params: list[SamplingParams]) -> np.ndarray[tu
     return uniform(seeds, np.maximum(places, 0).astype(np.uint64))
 
 
-def _begins(lists: list[tuple[tuple[int, float], ...]] | list[dict[int, int]]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+def _begins(
+    lists: list[tuple[tuple[int, float], ...]] | list[dict[int, int]],
+) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     return np.array([0, *accumulate(map(len, lists))], np.int32)

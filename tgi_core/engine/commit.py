@@ -70,9 +70,7 @@ def _score(sequence: Sequence, position: int, logprob: float, result: Committed)
     sequence.scored.append(logprob)
     if position == sequence.num_prompt - 1:
         result.events.append(
-            PromptScored(
-                request_id=sequence.request.request_id, logprobs=tuple(sequence.scored)
-            )
+            PromptScored(request_id=sequence.request.request_id, logprobs=tuple(sequence.scored))
         )
 
 

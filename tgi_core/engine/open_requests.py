@@ -10,7 +10,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tgi_core.contract import Event, PromptScored, Request, RequestFailed, RequestStarted, TokenEvent
+from tgi_core.contract import (
+    Event,
+    PromptScored,
+    Request,
+    RequestFailed,
+    RequestStarted,
+    TokenEvent,
+)
 from tgi_core.errors import EngineLost
 
 

@@ -269,9 +269,7 @@ class StepEngine:
         result = commit(step.outputs, sampled, self.info.max_sequence_tokens)
         for sequence in result.continuing:
             if sequence.num_generated - len(sequence.request.resumed) == 1:
-                self._cache.note(
-                    sequence.seq, sequence.request.cache_salt, sequence.request.prompt
-                )
+                self._cache.note(sequence.seq, sequence.request.cache_salt, sequence.request.prompt)
         for sequence in result.finished:
             del self._sequences[sequence.request.request_id]
             self.scheduler.finish(sequence)

@@ -237,9 +237,7 @@ class Supervisor:
         if guilty is not None:
             logger.error("request %s kills engines; it fails", guilty.request.request_id)
             message = "the engine process died each time it worked on this request"
-            guilty.deliver(
-                RequestFailed(request_id=guilty.request.request_id, message=message)
-            )
+            guilty.deliver(RequestFailed(request_id=guilty.request.request_id, message=message))
             self._barren_deaths = 0
         if self._barren_deaths >= _MAX_BARREN_DEATHS:
             raise EngineLost(

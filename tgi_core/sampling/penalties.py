@@ -27,9 +27,7 @@ def adjust(logits: NDArray[np.float32], batch: SamplingBatch) -> None:
         _mask(logits[row], words)
 
 
-def _penalize(
-    scores: NDArray[np.float32], row: np.intp, span: slice, batch: SamplingBatch
-) -> None:
+def _penalize(scores: NDArray[np.float32], row: np.intp, span: slice, batch: SamplingBatch) -> None:
     tokens, counts = batch.history_tokens[span], batch.history_counts[span]
     values = scores[tokens]
     repetition = batch.repetition_penalty[row]

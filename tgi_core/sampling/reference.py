@@ -65,7 +65,7 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
             if num:
                 best_ids, best_logits = top(candidates, num)
                 top_ids[row, : len(best_ids)] = best_ids
-                top_logprobs[row, : len(best_ids)] = best_logits - total
+                top_logprobs[row, : len(best_ids)] = best_logits.astype(np.float64) - total
     return SampledTokens(ids=ids, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs)
 
 

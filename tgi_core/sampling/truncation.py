@@ -95,9 +95,7 @@ def _typical(candidates: Candidates, typical_p: float) -> Candidates:
     return candidates.keep(np.sort(_prefix(p, np.abs(surprise - entropy), typical_p)))
 
 
-def _prefix(
-    p: NDArray[np.float64], order_by: NDArray[np.float64], mass: float
-) -> NDArray[np.intp]:
+def _prefix(p: NDArray[np.float64], order_by: NDArray[np.float64], mass: float) -> NDArray[np.intp]:
     """Indices in ascending `order_by`, up to and with the one at which `p` sums to `mass`."""
     order = np.argsort(order_by, kind="stable")
     count = int(np.searchsorted(np.cumsum(p[order]), mass, side="left")) + 1

@@ -1,0 +1,103 @@
+"""Step engines over the fake backend, and traffic for them, for tests."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.contract import (
+    LoadRequest,
+    ModelFiles,
+    ModelFormat,
+    QueuePolicy,
+    Request,
+    RequestFailed,
+    SamplingParams,
+    StopRule,
+    TokenEvent,
+)
+from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.testing.fake import FakeBackend, FakeShape
+
+LOAD = LoadRequest(
+    model=ModelFiles(reference="fake", path=Path("nowhere"), format=ModelFormat.OTHER)
+)
+
+
+def no_progress(phase: str, done: float, total: float, unit: str = "") -> None:
+    pass
+
+
+def fake_engine(
+    limits: EngineLimits | None = None,
+    backend: FakeBackend | None = None,
+    policy: QueuePolicy | None = None,
+    **shape: Any,
+) -> StepEngine:
+    backend = backend or FakeBackend(FakeShape(**shape))
+    engine = StepEngine(backend, policy or FirstComeFirstServed(), limits)
+    engine.start(LOAD, no_progress)
+    return engine
+
+
+def requests(
+    count: int,
+    seed: int = 0,
+    *,
+    max_prompt: int = 60,
+    max_new: int = 40,
+    **sampling: Any,
+) -> list[Request]:
+    """Different prompts, some of which begin alike; every third one has penalties."""
+    rng = random.Random(seed)
+    shared = [rng.randrange(128) for _ in range(max_prompt)]
+    made = []
+    for i in range(count):
+        prompt = [rng.randrange(128) for _ in range(rng.randint(1, max_prompt))]
+        if i % 2:
+            prompt = shared[: rng.randint(1, max_prompt)] + prompt[: rng.randint(1, 20)]
+        penalty = {"repetition_penalty": 1.3, "frequency_penalty": 0.3} if i % 3 == 0 else {}
+        made.append(
+            Request(
+                request_id=f"r{i}",
+                prompt=tuple(prompt),
+                sampling=SamplingParams(seed=seed * 1000 + i, **penalty, **sampling),
+                stop=StopRule(max_new_tokens=rng.randint(1, max_new), eos_token_ids=(3,)),
+            )
+        )
+    return made
+
+
+def generate(
+    engine: StepEngine,
+    wanted: Sequence[Request],
+    *,
+    per_step: int = 2,
+    cancel: Collection[str] = (),
+) -> dict[str, list[int]]:
+    """Submits a few requests a step, cancels some after their third token, and runs to the end."""
+    outputs: dict[str, list[int]] = {r.request_id: [] for r in wanted}
+    todo = list(wanted)
+    while todo or engine.busy:
+        for request in todo[:per_step]:
+            engine.submit(request)
+        del todo[:per_step]
+        for event in engine.poll(0):
+            if isinstance(event, TokenEvent):
+                outputs[event.request_id] += event.tokens
+                if event.request_id in cancel and len(outputs[event.request_id]) == 3:
+                    engine.cancel(event.request_id)
+            elif isinstance(event, RequestFailed):
+                raise AssertionError(event)
+    return outputs
+
+
+def alone(wanted: Sequence[Request]) -> dict[str, list[int]]:
+    """Each request in an engine of its own."""
+    outputs: dict[str, list[int]] = {}
+    for request in wanted:
+        outputs |= generate(fake_engine(), [request])
+    return outputs
