@@ -1,0 +1,226 @@
+"""Loads backends and plugins and calls their hooks: one method per hook, checked results.
+
+Each process makes one `Plugins` and hands it on. Knows nothing of what a backend or a policy does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import pluggy
+
+from tgi_core import __version__
+from tgi_core.contract import BackendSpec, ModelFiles, QueuePolicy, Tokenizer, check_contract
+from tgi_core.errors import (
+    ModelNotFound,
+    PluginConflict,
+    PluginError,
+    PluginLoadError,
+    UnknownPlugin,
+)
+from tgi_core.plugin.catalog import Installed, PluginKind, find, installed
+from tgi_core.plugin.checks import (
+    BACKEND_HOOK,
+    ask,
+    check_hooks,
+    check_members,
+    check_type,
+    import_plugin,
+    new_manager,
+    wrong_type,
+)
+from tgi_core.plugin.choose import choose_backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backends:
+    """The outcome of loading all installed backends."""
+
+    specs: Mapping[str, BackendSpec]
+    failures: Mapping[str, PluginError]
+    """Why the others could not be loaded."""
+
+
+class Plugins:
+    """The plugins of one process. Those registered later are asked first, built-in ones last."""
+
+    def __init__(
+        self, disabled: frozenset[str] = frozenset(), builtins: Sequence[object] = ()
+    ) -> None:
+        """Registers the built-in plugins; `load_plugins` adds the installed ones.
+
+        Args:
+            disabled: names of backends and plugins that must not be loaded.
+            builtins: modules with hook implementations, named by the last part of their name.
+
+        Raises:
+            PluginError: a built-in plugin has a fault.
+        """
+        self._disabled = disabled
+        self._manager = new_manager()
+        self._sources: dict[str, Installed] = {}
+        for module in builtins:
+            self._register(_builtin(module), module)
+
+    def load_plugins(self) -> None:
+        """Loads all of the group `tgi.plugins` but those that are disabled.
+
+        Raises:
+            PluginError: one of them has a fault; none is skipped in silence.
+        """
+        for name in dict.fromkeys(entry.name for entry in installed(PluginKind.PLUGIN)):
+            if name not in self._disabled:
+                self.load_plugin(name)
+
+    def load_plugin(self, name: str) -> tuple[str, ...]:
+        """Loads one of the group `tgi.plugins`.
+
+        Returns:
+            The hooks that it implements.
+
+        Raises:
+            PluginError: it is unknown, disabled, doubled, or has a fault; then nothing changed.
+        """
+        source = self._find(PluginKind.PLUGIN, name)
+        return self._register(source, import_plugin(source))
+
+    def load_backend(self, name: str) -> BackendSpec:
+        """Hook `tgi_backend`: loads one backend and nothing else of its group.
+
+        Raises:
+            UnknownPlugin: it is not installed, or disabled.
+            PluginConflict: two distributions offer it.
+            PluginContractError: it was written for another contract.
+            UnknownHook, PluginLoadError: its module has a fault.
+        """
+        source = self._find(PluginKind.BACKEND, name)
+        module = import_plugin(source)
+        check_hooks(source, module)
+        manager = new_manager()
+        manager.register(module, name)
+        [implementation] = manager.hook.tgi_backend.get_hookimpls()
+        found = check_type(source, BACKEND_HOOK, ask(source, implementation, {}), BackendSpec)
+        if found.name != name:
+            raise PluginLoadError(
+                f"the {source} calls itself {found.name!r}: the name in its BackendSpec must be "
+                "that of its entry point."
+            )
+        match found.contract:
+            case (int(), int()):
+                check_contract(found.contract, name, f"{source.distribution} {source.version}")
+            case claimed:
+                raise PluginLoadError(
+                    f"the {source} claims the contract {claimed!r}; it must be a pair of integers "
+                    "such as (1, 0)."
+                )
+        return found
+
+    def load_all_backends(self) -> Backends:
+        """Loads every installed backend that is not disabled, and keeps the reasons of failures."""
+        specs: dict[str, BackendSpec] = {}
+        failures: dict[str, PluginError] = {}
+        for entry in installed(PluginKind.BACKEND):
+            if entry.name in self._disabled or entry.name in failures:
+                continue
+            try:
+                specs[entry.name] = self.load_backend(entry.name)
+            except PluginError as error:
+                failures[entry.name] = error
+        return Backends(specs=specs, failures=failures)
+
+    def backend(self, files: ModelFiles, wanted: str | None = None) -> BackendSpec:
+        """The backend for a model; loads only the wanted one if there is a wish.
+
+        Raises:
+            BackendUnavailable, PluginError: see `choose_backend` and `load_backend`.
+        """
+        if wanted is not None:
+            return choose_backend(files, wanted, [self.load_backend(wanted)])
+        backends = self.load_all_backends()
+        return choose_backend(files, None, backends.specs.values(), backends.failures)
+
+    def model_source(self, reference: str) -> ModelFiles:
+        """Hook `tgi_model_source`: the files that a reference stands for.
+
+        Raises:
+            ModelNotFound: no plugin knows the reference, or it leads nowhere.
+        """
+        for source, answer in self._answers("tgi_model_source", reference=reference):
+            if answer is not None:
+                return check_type(source, "tgi_model_source", answer, ModelFiles)
+        raise ModelNotFound(
+            f"{reference!r} is neither a model folder nor a GGUF file on this machine, nor "
+            "anything else that an installed plugin can resolve."
+        )
+
+    def load_tokenizer(self, files: ModelFiles) -> Tokenizer | None:
+        """Hook `tgi_load_tokenizer`: the model's tokenizer, or None if no plugin can load it."""
+        for source, answer in self._answers("tgi_load_tokenizer", files=files):
+            if answer is not None:
+                check_members(source, "tgi_load_tokenizer", answer, Tokenizer)
+                return cast(Tokenizer, answer)
+        return None
+
+    def queue_policies(self) -> dict[str, QueuePolicy]:
+        """Hook `tgi_queue_policies`: all policies by name.
+
+        Raises:
+            PluginConflict: two plugins offer one name.
+        """
+        policies: dict[str, QueuePolicy] = {}
+        owners: dict[str, Installed] = {}
+        for source, answer in self._answers("tgi_queue_policies"):
+            if not isinstance(answer, Sequence):
+                raise wrong_type(source, "tgi_queue_policies", answer, Sequence)
+            for item in answer:
+                check_members(source, "tgi_queue_policies", item, QueuePolicy)
+                policy = cast(QueuePolicy, item)
+                if policy.name in owners:
+                    raise PluginConflict(
+                        f"two plugins offer a queue policy named {policy.name!r}: the "
+                        f"{owners[policy.name]} and the {source}. Leave one of them out with "
+                        "--disable-plugin."
+                    )
+                policies[policy.name], owners[policy.name] = policy, source
+        return policies
+
+    def _find(self, kind: PluginKind, name: str) -> Installed:
+        if name in self._disabled:
+            raise UnknownPlugin(f"the {kind.value} {name!r} is disabled by --disable-plugin.")
+        return find(kind, name)
+
+    def _register(self, source: Installed, module: object) -> tuple[str, ...]:
+        if source.name in self._disabled:
+            return ()
+        if source.name in self._sources:
+            raise PluginConflict(
+                f"the {source} has the name of the {self._sources[source.name]}, which is loaded "
+                "already. Leave one of them out with --disable-plugin."
+            )
+        hooks = check_hooks(source, module)
+        self._manager.register(module, source.name)
+        self._sources[source.name] = source
+        return hooks
+
+    def _answers(self, hook: str, **arguments: object) -> Iterator[tuple[Installed, object]]:
+        """Each plugin's answer with its source, in pluggy's order, asked one at a time.
+
+        Calling through pluggy would lose who answered, and an error has to name that one.
+        """
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+        for implementation in reversed(caller.get_hookimpls()):
+            source = self._sources[implementation.plugin_name]
+            yield source, ask(source, implementation, arguments)
+
+
+def _builtin(module: object) -> Installed:
+    name = new_manager().get_canonical_name(module)
+    return Installed(
+        kind=PluginKind.PLUGIN,
+        name=name.rpartition(".")[2],
+        module=name,
+        distribution="tgi-core",
+        version=__version__,
+    )
