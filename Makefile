@@ -1,0 +1,48 @@
+# Two commands to begin with: `make serve` answers a curl, `make test` passes the tests.
+# PIP_FLAGS passes options to pip, such as --extra-index-url for CPU builds of torch.
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 3000
+MODELS := .models
+SMOLLM2 := $(MODELS)/smollm2-135m-instruct
+PIP := $(VENV)/bin/pip install --disable-pip-version-check -c tests/constraints.txt $(PIP_FLAGS)
+PACKAGES := backends/torch backends/llamacpp
+
+.PHONY: serve test slow check fix bench dist clean
+
+serve: $(SMOLLM2)/config.json  ## Installs the CPU backend and serves a real model
+	$(VENV)/bin/tgi serve $(SMOLLM2) --served-model-name smollm2 --port $(PORT)
+
+test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+slow: $(VENV)/.test $(SMOLLM2)/config.json  ## The long tests as well
+	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PYTEST_FLAGS)
+
+check: $(VENV)/.test  ## Format, lint, types and import rules
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
+
+fix: $(VENV)/.test  ## Formats, and mends what the linter can
+	$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+
+bench:  ## Measures the server on PORT
+	$(VENV)/bin/tgi bench --url http://127.0.0.1:$(PORT)
+
+dist: $(VENV)/.cpu  ## Wheels of all packages, in dist/
+	for package in . $(PACKAGES); do \
+	  $(VENV)/bin/pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist ./$$package || exit 1; done
+
+clean:
+	rm -rf $(VENV) $(MODELS) dist
+
+$(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e . -e backends/torch gguf
+	touch $@
+
+$(VENV)/.test: $(VENV)/.cpu backends/llamacpp/pyproject.toml
+	$(PIP) -e ".[dev]" -e backends/llamacpp
+	touch $@
+
+$(SMOLLM2)/config.json: | $(VENV)/.cpu
+	$(VENV)/bin/python tests/smollm2.py $(SMOLLM2)
