@@ -1,0 +1,1 @@
+"""TGI's own dialect: /generate, /generate_stream and the root route."""

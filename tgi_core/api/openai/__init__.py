@@ -1,0 +1,1 @@
+"""The OpenAI dialect: everything under /v1."""

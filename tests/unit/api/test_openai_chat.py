@@ -1,0 +1,243 @@
+"""/v1/chat/completions gives what OpenAI's clients read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tgi_core.text.chat import ChatTemplate
+
+HI = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+def chat(server, **more):
+    return server.post("/v1/chat/completions", HI | more)
+
+
+def content(events):
+    chunks = [event for event in events if event != "[DONE]" and event["choices"]]
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+def test_a_whole_answer(server):
+    reply = chat(server)
+    answer = reply.json
+    assert reply.status == 200
+    assert answer["id"].startswith("chatcmpl-") and len(answer["id"]) > 20
+    assert answer["object"] == "chat.completion"
+    assert (answer["model"], type(answer["created"])) == ("org/model", int)
+    assert answer["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello"},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    num_prompt = len("[user]Hi[assistant]")
+    assert answer["usage"] == {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": 6,
+        "total_tokens": num_prompt + 6,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+    assert reply.headers["x-compute-characters"] == str(num_prompt)
+    assert server.idle
+
+
+def test_the_template_alone_decides_about_special_tokens(server):
+    chat(server)
+    expected = server.tokenizer.encode("[user]Hi[assistant]", add_special_tokens=False)
+    assert list(server.engine.last.prompt) == expected
+
+
+def test_any_model_name_is_accepted_and_given_back(server):
+    assert chat(server, model="gpt-4").json["model"] == "gpt-4"
+    assert chat(server, model="tgi").json["model"] == "org/model"
+
+
+def test_a_stream(server):
+    reply = chat(server, stream=True, max_tokens=3)
+    events = reply.events
+    assert reply.headers["content-type"] == "text/event-stream"
+    assert events[-1] == "[DONE]"
+    chunks = events[:-1]
+    assert content(events) == "Hel"
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1 and chunks[0]["id"].startswith("chatcmpl-")
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "H"}
+    assert all("role" not in chunk["choices"][0]["delta"] for chunk in chunks[1:])
+    finishes = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+    assert finishes == [None, None, "length"]
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert server.idle
+
+
+def test_usage_is_a_chunk_of_its_own_if_asked_for(server):
+    events = chat(server, stream=True, stream_options={"include_usage": True, "x": 1}).events
+    *chunks, cost, done = events
+    assert (cost["choices"], done) == ([], "[DONE]")
+    assert cost["usage"]["completion_tokens"] == 6
+    assert cost["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+    assert all(chunk["usage"] is None for chunk in chunks)
+
+
+def test_events_that_are_ready_together_leave_together(server):
+    server.says("Hello")
+    script = server.engine.script
+    server.engine.script = lambda request: [[event for batch in script(request) for event in batch]]
+    reply = chat(server, stream=True)
+    assert content(reply.events) == "Hello"
+    assert len(reply.chunks) == 2  # all tokens, then [DONE]
+
+
+@pytest.mark.parametrize("stop", ["lo", ["lo"], ["x", "llo w"]])
+def test_a_stop_string_is_cut_and_never_shown(server, stop):
+    server.says("Hello world")
+    whole = chat(server, stop=stop).json["choices"][0]
+    expected = "Hel" if "lo" in stop else "He"
+    assert (whole["message"]["content"], whole["finish_reason"]) == (expected, "stop")
+    reply = chat(server, stop=stop, stream=True)
+    assert content(reply.events) == expected
+    assert reply.events[-2]["choices"][0]["finish_reason"] == "stop"
+    assert server.idle
+
+
+def test_text_that_only_looks_like_a_stop_string_is_not_lost(server):
+    server.says("Hello")
+    assert content(chat(server, stop=["lox"], stream=True).events) == "Hello"
+
+
+def test_an_answer_that_is_nothing_but_a_stop_string_still_ends(server):
+    server.says("stop")
+    events = chat(server, stop=["stop"], stream=True).events
+    assert events[0]["choices"][0] == {
+        "index": 0,
+        "delta": {"role": "assistant"},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+    assert events[1:] == ["[DONE]"]
+
+
+def test_logprobs(server):
+    server.says("é")
+    whole = chat(server, logprobs=True, top_logprobs=1).json["choices"][0]["logprobs"]["content"]
+    assert [item["token"] for item in whole] == ["", "é", "</s>"]
+    assert whole[1]["bytes"] == [0xC3, 0xA9]
+    assert whole[1]["logprob"] == -0.25
+    assert whole[1]["top_logprobs"][0]["logprob"] == -0.5
+    events = chat(server, logprobs=True, top_logprobs=1, stream=True).events
+    streamed = [e["choices"][0]["logprobs"]["content"][0] for e in events[:-1]]
+    assert streamed == whole
+
+
+def test_unset_temperature_samples_and_zero_is_greedy_whatever_else_is_set(server):
+    chat(server)
+    assert server.engine.last.sampling.temperature == 1.0
+    chat(server, temperature=0, top_p=0.5, seed=5)
+    assert server.engine.last.sampling.greedy
+
+
+def test_sampling_fields_arrive_as_they_are_meant(server):
+    chat(
+        server,
+        temperature=0.5,
+        top_p=1,
+        top_k=-1,
+        min_p=0.1,
+        typical_p=1.0,
+        repetition_penalty=1.2,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        logit_bias={"5": 10, "6": -100},
+        seed=2**64 - 1,
+        max_completion_tokens=4,
+        max_tokens=9,
+        ignore_eos=True,
+    )
+    request = server.engine.last
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 1.0, 0)
+    assert (sampling.min_p, sampling.typical_p, sampling.repetition_penalty) == (0.1, 1.0, 1.2)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert sampling.logit_bias == ((5, 10.0), (6, -100.0))
+    assert sampling.seed == 2**64 - 1
+    assert (request.stop.max_new_tokens, request.stop.ignore_eos) == (4, True)
+
+
+def test_an_unset_length_is_the_rest_of_the_budget(server):
+    chat(server)
+    assert server.engine.last.stop.max_new_tokens == 128 - len("[user]Hi[assistant]")
+
+
+def test_neutral_values_of_what_cannot_be_done_are_fine(server):
+    neutral = dict.fromkeys(
+        ("tools", "tool_choice", "response_format", "grammar", "logit_bias", "stop", "user", "n")
+    )
+    neutral |= {"n": 1, "best_of": 1, "watermark": False, "response_format": {"type": "text"}}
+    neutral |= {"stream_options": None, "stream": None, "parallel_tool_calls": True}
+    assert chat(server, **neutral).status == 200
+
+
+def test_parts_of_text_are_joined(server):
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}]})
+    prompt = server.tokenizer.decode(server.engine.last.prompt, skip_special_tokens=False)
+    assert prompt == "[user]ab[assistant]"
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"grammar": "x"}, "grammar"),
+        ({"n": 2}, "n"),
+        ({"best_of": 3}, "best_of"),
+        ({"adapter_id": "a"}, "adapter_id"),
+        ({"watermark": True}, "watermark"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "image_url",
+        ),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "tool_calls"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_done_is_refused_by_name(server, more, name, stream):
+    reply = chat(server, stream=stream, **more)
+    assert reply.status == 422
+    assert reply.json["error"] == {
+        "message": f"Input validation error: `{name}` is not supported by this server",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "validation",
+    }
+    assert server.idle and not server.engine.generations
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "`messages` cannot be empty"),
+        ([{"role": "user", "content": None}], "`content` of a message cannot be null"),
+        ([{"role": "user", "content": "x" * 90}], "`inputs` must have less than 100 tokens"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_messages_that_make_no_prompt_are_refused(server, messages, message, stream):
+    body = {"messages": messages, "stream": stream, "max_tokens": None}
+    reply = server.post("/v1/chat/completions", body)
+    assert reply.status == 422
+    assert message in reply.json["error"]["message"]
+    assert server.idle
+
+
+def test_a_template_that_refuses_is_a_template_error(server):
+    template = ChatTemplate("{{ raise_exception('no') }}", bos_token=None, eos_token=None)
+    server.service.model = replace(server.service.model, template=template)
+    reply = chat(server, stream=True)
+    assert (reply.status, reply.json["error"]["message"]) == (422, "Template error: no")
+    assert reply.json["error"]["code"] == "template_error"

@@ -1,0 +1,77 @@
+"""Templates render as their models expect, and cannot harm the server."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from tgi_core.errors import TemplateError
+from tgi_core.text import chat
+from tgi_core.text.chat import ChatTemplate, Message
+
+
+def render(source, *messages, **names):
+    names = {"bos_token": "<s>", "eos_token": "</s>"} | names
+    return ChatTemplate(source, **names).render(messages or [Message("user", "hi")])
+
+
+def test_a_conversation_is_rendered_up_to_the_models_turn(byte_level):
+    prompt = render(byte_level.chat_template, Message("system", "be"), Message("user", "hi"))
+    assert prompt == "<s>[system]be[user]hi[assistant]"
+
+
+def test_a_last_message_of_the_assistant_is_continued(byte_level):
+    prompt = render(byte_level.chat_template, Message("user", "hi"), Message("assistant", "Well, "))
+    assert prompt == "<s>[user]hi[assistant]Well,"
+
+
+def test_json_in_templates_is_not_escaped_for_html():
+    assert render("{{ messages[0].content | tojson }}", Message("user", "<é'>")) == '"<é\'>"'
+
+
+def test_loop_controls_and_generation_marks_are_understood():
+    source = (
+        "{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}"
+        "{% generation %}{{ i }}{% endgeneration %}{% endfor %}"
+    )
+    assert render(source) == "01"
+
+
+def test_the_clock_is_the_one_that_was_given():
+    source = "{{ strftime_now('%d %b %Y') }}"
+    assert render(source, now=lambda: datetime(2024, 7, 26)) == "26 Jul 2024"
+
+
+def test_templates_that_expect_parts_get_text():
+    assert render("{{ messages[0]['content'][0]['text'] }}") == "hi"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "no chat template"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ nothing.at.all }}", "undefined"),
+        ("{{ 1 // 0 }}", "division"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ ''.__class__.__base__.__subclasses__() }}", "unsafe"),
+        ("{{ raise_exception.__globals__.keys() }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{{ range(10 ** 9) }}", "Range too big"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+    ],
+)
+def test_a_faulty_or_hostile_template_is_a_template_error(source, message):
+    with pytest.raises(TemplateError, match=message):
+        render(source)
+
+
+def test_output_is_bounded(monkeypatch):
+    monkeypatch.setattr(chat, "MAX_PROMPT_CHARS", 1000)
+    source = (
+        "{% for i in range(9999) %}{% for j in range(9999) %}xxxx{{ j }}{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match="longer than 1000"):
+        render(source)

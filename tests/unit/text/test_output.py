@@ -1,0 +1,58 @@
+"""Events become text and an ending by TGI's rules."""
+
+from __future__ import annotations
+
+from tgi_core.contract import FinishReason, TokenEvent, TopToken
+from tgi_core.text.output import Ending, Output
+from tgi_core.text.stops import CutStop, KeepStop
+
+
+def tokens_event(tokens, **more):
+    return TokenEvent(request_id="r", tokens=tuple(tokens), **more)
+
+
+def encode(tokenizer, text):
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_tokens_behind_the_end_of_the_text_are_dropped(byte_level):
+    output = Output(byte_level, (), KeepStop(["lo"]))
+    pieces = output.push(tokens_event(encode(byte_level, "hello world")))
+    assert "".join(p.shown for p in pieces) == "hello"
+    assert (output.ending, output.num_tokens) == (Ending.STOP, 5)
+
+
+def test_length_goes_before_a_stop_string_in_the_same_token(byte_level):
+    output = Output(byte_level, (), CutStop(["o"]))
+    pieces = output.push(tokens_event(encode(byte_level, "hello"), finish=FinishReason.LENGTH))
+    assert ("".join(p.shown for p in pieces), output.ending) == ("hell", Ending.LENGTH)
+
+
+def test_the_end_token_counts_but_is_not_text_and_frees_what_was_held(byte_level):
+    output = Output(byte_level, (), CutStop(["lox"]))
+    tokens = [*encode(byte_level, "hello"), *byte_level.eos_token_ids]
+    pieces = output.push(tokens_event(tokens, finish=FinishReason.EOS))
+    assert [p.shown for p in pieces] == ["h", "e", "l", "l", "o", ""]
+    assert (pieces[-1].text, pieces[-1].special) == ("</s>", True)
+    assert (output.ending, output.num_tokens) == (Ending.EOS, 6)
+
+
+def test_an_ordinary_token_that_ends_the_sequence_is_not_text_either(byte_level):
+    output = Output(byte_level, (), KeepStop([]))
+    (token,) = encode(byte_level, "x")
+    (piece,) = output.push(tokens_event([token], finish=FinishReason.EOS))
+    assert (piece.text, piece.shown, piece.special) == ("x", "", True)
+
+
+def test_half_a_character_at_the_end_is_replaced(byte_level):
+    output = Output(byte_level, (), KeepStop([]))
+    half = encode(byte_level, "é")[:1]
+    (piece,) = output.push(tokens_event(half, finish=FinishReason.LENGTH))
+    assert piece.shown == "\ufffd"
+
+
+def test_logprobs_and_top_tokens_stay_with_their_token(byte_level):
+    output = Output(byte_level, (), KeepStop([]))
+    top = ((TopToken(token=1, logprob=-1.0),), (TopToken(token=2, logprob=-2.0),))
+    first, second = output.push(tokens_event([1, 2], logprobs=(-1.0, -2.0), top=top))
+    assert (first.logprob, first.top, second.logprob, second.top) == (-1.0, top[0], -2.0, top[1])

@@ -1,0 +1,67 @@
+"""Builds the HTTP application: which route goes to which handler, and in which dialect it fails."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tgi_core.api.errors import ErrorStyle, openai_reply, tgi_reply
+from tgi_core.api.exchange import Endpoint, Handler
+from tgi_core.api.generate.routes import GenerateRoutes
+from tgi_core.api.middleware import RequestId
+from tgi_core.api.openai.models import ModelRoutes
+from tgi_core.api.openai.routes import OpenAIRoutes
+from tgi_core.api.ops import OpsRoutes
+from tgi_core.api.service import Service
+from tgi_core.errors import TgiError
+
+
+def create_app(service: Service) -> Starlette:
+    """The application. It serves at once; until `service.model` is set most routes answer 503."""
+    tgi, openai = GenerateRoutes(service), OpenAIRoutes(service)
+    ops, models = OpsRoutes(service), ModelRoutes(service)
+
+    def route(method: str, path: str, handler: Handler, style: ErrorStyle) -> Route:
+        endpoint = Endpoint(handler, style, service.limits.payload_limit)
+        return Route(path, endpoint, methods=[method])
+
+    app = Starlette(
+        routes=[
+            # the busiest first: they are tried in this order
+            route("POST", "/v1/chat/completions", openai.chat, openai_reply),
+            route("POST", "/v1/completions", openai.completions, openai_reply),
+            route("POST", "/generate", tgi.generate, tgi_reply),
+            route("POST", "/generate_stream", tgi.generate_stream, tgi_reply),
+            route("GET", "/health", ops.health, tgi_reply),
+            route("GET", "/ping", ops.health, tgi_reply),
+            route("POST", "/", tgi.root, tgi_reply),
+            route("GET", "/", ops.health, tgi_reply),
+            route("POST", "/tokenize", tgi.tokenize, tgi_reply),
+            route("GET", "/info", ops.info, tgi_reply),
+            route("GET", "/v1/models", models.models, openai_reply),
+        ],
+        middleware=[Middleware(RequestId)],
+        exception_handlers={HTTPException: _empty, Exception: _unexpected},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _empty(request: HTTPRequest, error: Exception) -> Response:
+    """404 and 405 have no body, as in TGI."""
+    match error:
+        case HTTPException(status_code=status, headers=headers):
+            return Response(status_code=status, headers=headers)
+        case _:
+            return await _unexpected(request, error)
+
+
+async def _unexpected(request: HTTPRequest, error: Exception) -> Response:
+    """A fault of ours. The client learns no more than that; the server's log has the rest."""
+    style = openai_reply if request.scope["path"].startswith("/v1/") else tgi_reply
+    reply = style(TgiError("internal error"))
+    return Response(reply.body, reply.status, media_type="application/json")

@@ -1,0 +1,96 @@
+"""Choice: one sequence on the engine, from submit to cancel, as pieces of text.
+
+The same for every dialect; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from tgi_core.api.service import ServedModel, Service
+from tgi_core.contract import PromptScored, Request, RequestFailed, RequestStarted, TokenEvent
+from tgi_core.errors import GenerationError, IncompleteGeneration, ValidationError
+from tgi_core.text.output import Ending, Output
+from tgi_core.text.stops import CutStop, KeepStop, Piece
+
+
+class Choice:
+    """Used in a `with`: whichever way it is left, the generation is cancelled, and only once."""
+
+    def __init__(
+        self,
+        service: Service,
+        model: ServedModel,
+        request: Request,
+        stop: Sequence[str],
+        stop_filter: Callable[[Sequence[str]], CutStop | KeepStop],
+    ) -> None:
+        self.request = request
+        self.queue_s = 0.0
+        """How long it waited for its first step."""
+        self.num_cached = 0
+        """Tokens of the prompt that the prefix cache supplied."""
+        self._output = Output(model.tokenizer, request.prompt, stop_filter(stop))
+        self._submitted = time.perf_counter()
+        self._generation = service.engine.submit(request)
+
+    def __enter__(self) -> Choice:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._generation.cancel()
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why it ended; call `next` no more then."""
+        return self._output.ending
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated so far."""
+        return self._output.num_tokens
+
+    def inference_s(self) -> float:
+        """Since it left the queue."""
+        return time.perf_counter() - self._submitted - self.queue_s
+
+    async def next(self) -> list[Piece]:
+        """Waits for the engine and returns all pieces that have become final, maybe none.
+
+        Raises:
+            GenerationError: the model or its backend failed.
+            ValidationError: the engine refused the request.
+            IncompleteGeneration: the engine stopped without a reason.
+            EngineLost: there is no engine any more.
+        """
+        events = await self._generation.next()
+        if not events:
+            raise IncompleteGeneration("the engine sent nothing")
+        pieces: list[Piece] = []
+        for event in events:
+            match event:
+                case TokenEvent():
+                    pieces += self._output.push(event)
+                    if self._output.ending is not None:
+                        break
+                case RequestStarted():
+                    self.queue_s, self.num_cached = event.queue_s, event.num_cached
+                case RequestFailed():
+                    raise (ValidationError if event.invalid else GenerationError)(event.message)
+                case PromptScored():
+                    pass
+        return pieces
+
+    async def all(self) -> list[Piece]:
+        """All pieces until the end; raises as `next` does."""
+        pieces: list[Piece] = []
+        while self.ending is None:
+            pieces += await self.next()
+        return pieces

@@ -1,0 +1,163 @@
+"""Exchange: one HTTP request and its response on raw ASGI.
+
+Reads the body within its limit, decodes it, notices when the client goes away, sends JSON. Knows
+no route and no dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from tgi_core.api.errors import BadBody, ErrorReply, ErrorStyle
+from tgi_core.errors import TgiError
+
+T = TypeVar("T")
+
+Header = tuple[bytes, bytes]
+
+
+class ClientGone(Exception):
+    """Nobody is there to answer."""
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, payload_limit: int) -> None:
+        self.scope = scope
+        self.send = send
+        self._receive = receive
+        self._payload_limit = payload_limit
+
+    def header(self, name: bytes) -> str | None:
+        """Value of a request header; `name` in lower case."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return str(value, "latin-1")
+        return None
+
+    async def read(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """The body as a request.
+
+        Raises:
+            BadBody: wrong content type, too long, no JSON, or not what the decoder expects.
+            ClientGone: the client left before it had sent everything.
+        """
+        media_type = (self.header(b"content-type") or "").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not (
+            media_type.startswith("application/") and media_type.endswith("+json")
+        ):
+            raise BadBody(415, "Expected request with `Content-Type: application/json`")
+        body = await self._body()
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise BadBody(
+                422, f"Failed to deserialize the JSON body into the target type: {error}"
+            ) from error
+        except RecursionError as error:
+            raise BadBody(
+                400, "Failed to parse the request body as JSON: nested too deeply"
+            ) from error
+        except ValueError as error:  # malformed JSON, or bytes that are not UTF-8
+            raise BadBody(400, f"Failed to parse the request body as JSON: {error}") from error
+
+    async def _body(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._payload_limit:
+                raise BadBody(413, "Failed to buffer the request body: length limit exceeded")
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    async def while_connected(
+        self,
+        work: Coroutine[Any, Any, T],
+        meanwhile: Callable[[], Awaitable[float]] | None = None,
+    ) -> T:
+        """Runs work, and cancels it as soon as the client goes away.
+
+        Args:
+            work: what the client waits for; the body has been read.
+            meanwhile: called at once and again after as many seconds as it returns.
+
+        Raises:
+            ClientGone: the client went away; `work` has ended.
+        """
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._disconnect())
+        try:
+            while True:
+                timeout = None if meanwhile is None else await meanwhile()
+                await asyncio.wait(
+                    (task, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                )
+                if task.done():
+                    return task.result()
+                if gone.done():
+                    raise ClientGone
+        finally:
+            task.cancel()
+            gone.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    async def _disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def reply(
+        self,
+        body: bytes,
+        status: int = 200,
+        headers: Sequence[Header] = ((b"content-type", b"application/json"),),
+    ) -> None:
+        """Sends a whole response."""
+        start: Message = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", str(len(body)).encode())],
+        }
+        await self.send(start)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def reply_json(self, payload: object, headers: Sequence[Header] = ()) -> None:
+        """Sends an object as JSON with status 200."""
+        await self.reply(
+            msgspec.json.encode(payload),
+            headers=[(b"content-type", b"application/json"), *headers],
+        )
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Endpoint:
+    """An ASGI application for one route: a handler, and its dialect's way to report errors."""
+
+    def __init__(self, handler: Handler, error_style: ErrorStyle, payload_limit: int) -> None:
+        self._handler = handler
+        self._error_style = error_style
+        self._payload_limit = payload_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        exchange = Exchange(scope, receive, send, self._payload_limit)
+        try:
+            await self._handler(exchange)
+        except (TgiError, BadBody) as error:
+            reply: ErrorReply = self._error_style(error)
+            await exchange.reply(reply.body, reply.status, reply.headers)
+        except ClientGone:
+            pass

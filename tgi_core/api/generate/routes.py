@@ -1,0 +1,104 @@
+"""TGI's own routes: /generate, /generate_stream, POST / and /tokenize."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tgi_core.api.choice import Choice
+from tgi_core.api.exchange import Exchange, Header
+from tgi_core.api.generate.convert import full_text_prefix, whole_response, whole_wishes
+from tgi_core.api.generate.schema import (
+    CompatGenerateRequest,
+    GenerateRequest,
+    GenerateResponse,
+    TokenizeToken,
+)
+from tgi_core.api.generate.stream import stream
+from tgi_core.api.response_headers import whole_headers
+from tgi_core.api.service import Clock, ServedModel, Service, maybe_in_thread, to_engine_request
+from tgi_core.text.stops import KeepStop
+
+_generate_decoder = msgspec.json.Decoder(GenerateRequest)
+_compat_decoder = msgspec.json.Decoder(CompatGenerateRequest)
+
+
+class GenerateRoutes:
+    """The handlers; each answers one exchange."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def generate(self, exchange: Exchange) -> None:
+        """POST /generate."""
+        clock = Clock()
+        request = await exchange.read(_generate_decoder)
+        model = self._service.ready_model()
+        response, headers = await exchange.while_connected(
+            self._whole(exchange, model, request, clock, full_text=False)
+        )
+        await exchange.reply_json(response, headers)
+
+    async def generate_stream(self, exchange: Exchange) -> None:
+        """POST /generate_stream."""
+        request = await exchange.read(_generate_decoder)
+        model = self._service.ready_model()
+        await stream(self._service, model, exchange, request, full_text=False)
+
+    async def root(self, exchange: Exchange) -> None:
+        """POST /: what the hosted inference API of the hub looks like."""
+        clock = Clock()
+        request = await exchange.read(_compat_decoder)
+        model = self._service.ready_model()
+        full_text = model.pipeline_tag in (None, "text-generation")
+        if request.stream:
+            await stream(self._service, model, exchange, request, full_text=full_text)
+            return
+        response, headers = await exchange.while_connected(
+            self._whole(exchange, model, request, clock, full_text=full_text)
+        )
+        await exchange.reply_json([response], headers)
+
+    async def tokenize(self, exchange: Exchange) -> None:
+        """POST /tokenize."""
+        text = (await exchange.read(_generate_decoder)).inputs
+        tokenizer = self._service.ready_model().tokenizer
+        spans = await maybe_in_thread(
+            len(text), lambda: tokenizer.spans(text, add_special_tokens=True)
+        )
+        source = text.encode()
+        await exchange.reply_json(
+            [
+                TokenizeToken(
+                    span.token,
+                    # a token may be a part of a character
+                    source[span.start : span.stop].decode(errors="replace"),
+                    span.start,
+                    span.stop,
+                )
+                for span in spans
+            ]
+        )
+
+    async def _whole(
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        request: GenerateRequest,
+        clock: Clock,
+        *,
+        full_text: bool,
+    ) -> tuple[GenerateResponse, list[Header]]:
+        """Generates a whole text; `full_text` is the route's default of return_full_text."""
+        wishes = whole_wishes(request, model.limits)
+        with self._service.admission.permits():
+            engine_request = await to_engine_request(
+                model, wishes, trace_parent=exchange.header(b"traceparent")
+            )
+            clock.validated_now()
+            with Choice(self._service, model, engine_request, wishes.stop, KeepStop) as choice:
+                pieces = await choice.all()
+                prefix = full_text_prefix(request, unsaid=full_text)
+                return (
+                    whole_response(request, model.tokenizer, choice, pieces, prefix),
+                    whole_headers(model, len(request.inputs), clock, [choice]),
+                )

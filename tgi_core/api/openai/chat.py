@@ -1,0 +1,96 @@
+"""Chat objects from the pieces of a choice: the whole answer, or one chunk after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tgi_core.api.choice import Choice
+from tgi_core.api.openai.chat_schema import (
+    AnswerMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatRequest,
+    Delta,
+)
+from tgi_core.api.openai.convert import FINISH_REASONS, Head, chat_logprobs, usage
+from tgi_core.api.sse import event
+from tgi_core.contract import Tokenizer
+from tgi_core.text.stops import Piece
+
+
+def chat_completion(
+    head: Head, request: ChatRequest, tokenizer: Tokenizer, choice: Choice, pieces: Sequence[Piece]
+) -> ChatCompletion:
+    """The answer of a choice that has ended."""
+    return ChatCompletion(
+        id=head.id,
+        object="chat.completion",
+        created=head.created,
+        model=head.model,
+        system_fingerprint=head.fingerprint,
+        choices=[
+            ChatChoice(
+                index=0,
+                message=AnswerMessage("assistant", "".join(piece.shown for piece in pieces)),
+                logprobs=chat_logprobs(pieces, tokenizer) if request.logprobs else None,
+                finish_reason=FINISH_REASONS[choice.ending] or "",
+            )
+        ],
+        usage=usage([choice]),
+    )
+
+
+class ChatChunks:
+    """The events of one streamed answer."""
+
+    def __init__(self, head: Head, request: ChatRequest, tokenizer: Tokenizer) -> None:
+        self._head = head
+        self._logprobs = bool(request.logprobs)
+        self._tokenizer = tokenizer
+        self._role: str | None = "assistant"
+        """Sent once, with the first chunk."""
+
+    def of(self, choice: Choice, pieces: Sequence[Piece]) -> bytes:
+        """One event for each piece; the last one of a choice that has ended says why."""
+        events = [self._chunk(piece.shown, piece, None) for piece in pieces[:-1]]
+        finish = FINISH_REASONS[choice.ending]
+        if pieces:
+            events.append(self._chunk(pieces[-1].shown, pieces[-1], finish))
+        elif finish is not None:
+            events.append(self._chunk(None, None, finish))
+        return b"".join(events)
+
+    def usage(self, choice: Choice) -> bytes:
+        """The event that says what it cost."""
+        head = self._head
+        return event(
+            ChatChunk(
+                head.id,
+                "chat.completion.chunk",
+                head.created,
+                head.model,
+                head.fingerprint,
+                [],
+                usage([choice]),
+            )
+        )
+
+    def _chunk(self, content: str | None, piece: Piece | None, finish: str | None) -> bytes:
+        role, self._role = self._role, None
+        logprobs = None
+        if self._logprobs and piece is not None:
+            logprobs = chat_logprobs([piece], self._tokenizer)
+        head = self._head
+        return event(
+            ChatChunk(
+                head.id,
+                "chat.completion.chunk",
+                head.created,
+                head.model,
+                head.fingerprint,
+                [ChatChunkChoice(0, Delta(role, content), logprobs, finish)],
+                None,
+            )
+        )

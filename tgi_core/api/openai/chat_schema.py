@@ -1,0 +1,116 @@
+"""The objects of /v1/chat/completions, as they are on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tgi_core.api.number_types import UInt32
+from tgi_core.api.openai.sampling_schema import SamplingFields, Usage
+
+
+class ContentPart(msgspec.Struct):
+    """A part of a message."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(msgspec.Struct):
+    """One turn of the conversation."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[Any] | None = None
+
+
+class ChatRequest(SamplingFields, kw_only=True):
+    """Body of /v1/chat/completions."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: UInt32 | None = None
+    """The newer name of max_tokens; wins if both are given."""
+    logprobs: bool | None = None
+    top_logprobs: UInt32 | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+
+
+class TopLogprob(msgspec.Struct):
+    """A token that could have been."""
+
+    token: str
+    logprob: float | None
+    bytes: list[int] | None
+
+
+class TokenLogprob(msgspec.Struct):
+    """A token, and what could have been instead."""
+
+    token: str
+    logprob: float | None
+    bytes: list[int] | None
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct):
+    """The tokens of a text."""
+
+    content: list[TokenLogprob]
+
+
+class AnswerMessage(msgspec.Struct):
+    """What the model said."""
+
+    role: str
+    content: str
+
+
+class ChatChoice(msgspec.Struct):
+    """An answer."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+
+
+class ChatCompletion(msgspec.Struct):
+    """Answer of /v1/chat/completions."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(msgspec.Struct, omit_defaults=True):
+    """What is new in an answer."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(msgspec.Struct):
+    """What is new in a choice."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+
+
+class ChatChunk(msgspec.Struct):
+    """One event of a streamed answer."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None

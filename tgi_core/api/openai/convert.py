@@ -1,0 +1,251 @@
+"""OpenAI's requests to wishes, and the engine's results to OpenAI's objects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from tgi_core import __version__
+from tgi_core.api.choice import Choice
+from tgi_core.api.errors import SuffixNotSupported, TooManyPrompts
+from tgi_core.api.openai.chat_schema import (
+    ChatLogprobs,
+    ChatMessage,
+    ChatRequest,
+    TokenLogprob,
+    TopLogprob,
+)
+from tgi_core.api.openai.completion_schema import CompletionLogprobs, CompletionRequest
+from tgi_core.api.openai.sampling_schema import PromptTokensDetails, SamplingFields, Usage
+from tgi_core.contract import Tokenizer
+from tgi_core.errors import ValidationError
+from tgi_core.text.chat import Message
+from tgi_core.text.detokenize import REPLACEMENT
+from tgi_core.text.output import Ending
+from tgi_core.text.stops import Piece
+from tgi_core.text.validate import Draw, Wishes
+
+FINISH_REASONS: dict[Ending | None, str | None] = {
+    None: None,
+    Ending.LENGTH: "length",
+    Ending.EOS: "stop",
+    Ending.STOP: "stop",
+}
+
+Prompt = str | list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is the same in all objects of one response."""
+
+    id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    fingerprint: str = f"{__version__}-native"
+
+
+def chat_head(request: ChatRequest, model_id: str) -> Head:
+    """Any model name is accepted and given back, except for the two that mean "the one here"."""
+    name = request.model if request.model not in (None, "tgi") else model_id
+    return Head(f"chatcmpl-{uuid4().hex}", name or model_id)
+
+
+def completion_head(model_id: str) -> Head:
+    """As TGI, completions always name the model that is served."""
+    return Head(f"cmpl-{uuid4().hex}", model_id)
+
+
+def chat_messages(request: ChatRequest) -> list[Message]:
+    """The conversation, each message as one text.
+
+    Raises:
+        ValidationError: there is none, or a part of it is something other than text.
+    """
+    if not request.messages:
+        raise ValidationError("`messages` cannot be empty")
+    return [Message(message.role, _content(message)) for message in request.messages]
+
+
+def _content(message: ChatMessage) -> str:
+    if message.tool_calls:
+        raise _unsupported("tool_calls")
+    if message.content is None:
+        raise ValidationError("`content` of a message cannot be null")
+    if isinstance(message.content, str):
+        return message.content
+    texts = []
+    for part in message.content:
+        if part.type != "text":
+            raise _unsupported(part.type[:64])
+        if part.text is None:
+            raise ValidationError("`text` of a message's part cannot be null")
+        texts.append(part.text)
+    return "".join(texts)
+
+
+def chat_wishes(request: ChatRequest, prompt: str) -> Wishes:
+    """What a chat request asks for; `prompt` is the rendered conversation.
+
+    Raises:
+        ValidationError: it asks for something that this server does not do.
+    """
+    if request.tools and request.tool_choice != "none":
+        raise _unsupported("tools")
+    max_tokens = request.max_completion_tokens
+    return _wishes(
+        request,
+        prompt,
+        max_tokens=request.max_tokens if max_tokens is None else max_tokens,
+        logprobs=bool(request.logprobs),
+        # the template has put the special tokens into the prompt
+        add_special_tokens=False,
+        num_top=request.top_logprobs if request.logprobs else None,
+    )
+
+
+def completion_wishes(request: CompletionRequest, max_prompts: int) -> list[Wishes]:
+    """What a completion request asks for, one for each prompt.
+
+    Raises:
+        ValidationError: it asks for something that this server does not do.
+    """
+    if request.suffix is not None:
+        raise SuffixNotSupported(
+            "Suffix is not supported and can be achieved by preprocessing the prompt."
+        )
+    if request.echo:
+        raise _unsupported("echo")
+    prompts = _prompts(request.prompt)
+    if len(prompts) > max_prompts:
+        raise TooManyPrompts(
+            f"Number of prompts exceeds the maximum allowed batch size of {max_prompts}"
+        )
+    return [
+        _wishes(
+            request,
+            prompt,
+            max_tokens=request.max_tokens,
+            logprobs=request.logprobs is not None,
+            add_special_tokens=True,
+            num_top=request.logprobs,
+        )
+        for prompt in prompts
+    ]
+
+
+def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise ValidationError("Empty array detected. Do not use an empty array for the prompt.")
+    numbers = [item for item in prompt if isinstance(item, int)]
+    if len(numbers) == len(prompt):
+        return [numbers]
+    several: list[Prompt] = [item for item in prompt if not isinstance(item, int)]
+    if len(several) != len(prompt):
+        raise ValidationError("`prompt` must hold texts or token ids, not both")
+    return several
+
+
+def _wishes(
+    request: SamplingFields,
+    prompt: Prompt,
+    *,
+    max_tokens: int | None,
+    logprobs: bool,
+    add_special_tokens: bool,
+    num_top: int | None,
+) -> Wishes:
+    _refuse_unsupported(request)
+    greedy = request.temperature == 0
+    return Wishes(
+        prompt=prompt,
+        add_special_tokens=add_special_tokens,
+        draw=Draw.NEVER if greedy else Draw.ALWAYS,
+        temperature=None if greedy else request.temperature,
+        repetition_penalty=request.repetition_penalty,
+        frequency_penalty=request.frequency_penalty,
+        presence_penalty=request.presence_penalty,
+        # clients of this dialect send the neutral values of what they do not use
+        top_k=None if request.top_k in (0, -1) else request.top_k,
+        top_p=None if request.top_p == 1 else request.top_p,
+        typical_p=None if request.typical_p == 1 else request.typical_p,
+        min_p=request.min_p,
+        logit_bias=request.logit_bias or {},
+        max_new_tokens=max_tokens,
+        stop=[request.stop] if isinstance(request.stop, str) else request.stop or [],
+        ignore_eos=bool(request.ignore_eos),
+        seed=request.seed,
+        logprobs=logprobs,
+        top_n_tokens=num_top,
+    )
+
+
+def _refuse_unsupported(request: SamplingFields) -> None:
+    for name, wanted in (
+        ("n", request.n not in (None, 1)),
+        ("best_of", request.best_of not in (None, 1)),
+        ("response_format", request.response_format not in (None, {"type": "text"})),
+        ("grammar", request.grammar is not None),
+        ("adapter_id", request.adapter_id is not None),
+        ("watermark", bool(request.watermark)),
+    ):
+        if wanted:
+            raise _unsupported(name)
+
+
+def _unsupported(name: str) -> ValidationError:
+    return ValidationError(f"`{name}` is not supported by this server")
+
+
+def usage(choices: Sequence[Choice]) -> Usage:
+    """What the choices cost together."""
+    num_prompt = sum(len(choice.request.prompt) for choice in choices)
+    num_tokens = sum(choice.num_tokens for choice in choices)
+    cached = sum(choice.num_cached for choice in choices)
+    return Usage(num_prompt, num_tokens, num_prompt + num_tokens, PromptTokensDetails(cached))
+
+
+def chat_logprobs(pieces: Sequence[Piece], tokenizer: Tokenizer) -> ChatLogprobs:
+    """The tokens of an answer; as in TGI, the end-of-sequence token is one of them."""
+    return ChatLogprobs(
+        [
+            TokenLogprob(
+                piece.text,
+                piece.logprob,
+                _utf8(piece.text),
+                [_top_logprob(tokenizer.token_text(top.token), top.logprob) for top in piece.top],
+            )
+            for piece in pieces
+        ]
+    )
+
+
+def completion_logprobs(
+    pieces: Sequence[Piece], tokenizer: Tokenizer, offset: int
+) -> CompletionLogprobs:
+    """The tokens of a text of which `offset` characters have gone before."""
+    offsets = []
+    for piece in pieces:
+        offsets.append(offset)
+        offset += len(piece.shown)
+    return CompletionLogprobs(
+        tokens=[piece.text for piece in pieces],
+        token_logprobs=[piece.logprob for piece in pieces],
+        top_logprobs=[
+            {tokenizer.token_text(top.token): top.logprob for top in piece.top} for piece in pieces
+        ],
+        text_offset=offsets,
+    )
+
+
+def _top_logprob(text: str, logprob: float) -> TopLogprob:
+    return TopLogprob(text, logprob, _utf8(text))
+
+
+def _utf8(text: str) -> list[int] | None:
+    """None for a part of a character: its bytes are not known here."""
+    return None if REPLACEMENT in text else list(text.encode())

@@ -1,0 +1,68 @@
+"""Routes for operators: health and /info. None of them waits for the engine."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tgi_core import __version__
+from tgi_core.api.errors import ErrorBody
+from tgi_core.api.exchange import Exchange
+from tgi_core.api.service import Service
+
+
+class Info(msgspec.Struct):
+    """Answer of /info; the order of fields is TGI's."""
+
+    model_id: str
+    model_sha: str | None
+    model_pipeline_tag: str | None
+    max_concurrent_requests: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_input_tokens: int
+    max_total_tokens: int
+    validation_workers: int
+    max_client_batch_size: int
+    router: str
+    version: str
+    sha: str | None
+    docker_label: str | None
+
+
+class OpsRoutes:
+    """The handlers; each answers one exchange."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, exchange: Exchange) -> None:
+        """GET /health, /ping and /."""
+        if self._service.engine.ready:
+            await exchange.reply(b"", headers=[])
+            return
+        body = msgspec.json.encode(ErrorBody("unhealthy", "healthcheck"))
+        await exchange.reply(body, status=503)
+
+    async def info(self, exchange: Exchange) -> None:
+        """GET /info."""
+        model, limits = self._service.ready_model(), self._service.limits
+        await exchange.reply_json(
+            Info(
+                model_id=model.model_id,
+                model_sha=model.sha,
+                model_pipeline_tag=model.pipeline_tag,
+                max_concurrent_requests=limits.max_concurrent_requests,
+                max_best_of=model.limits.max_best_of,
+                max_stop_sequences=model.limits.max_stop_sequences,
+                max_input_tokens=model.limits.max_input_tokens,
+                max_total_tokens=model.limits.max_total_tokens,
+                # tokenizing needs no workers here; TGI's default keeps dashboards working
+                validation_workers=2,
+                max_client_batch_size=limits.max_client_batch_size,
+                # clients tell TGI by this name
+                router="text-generation-router",
+                version=__version__,
+                sha=None,
+                docker_label=None,
+            )
+        )

@@ -1,0 +1,128 @@
+"""What all routes share: the engine, the model, the limits, and the steps from wishes to a Request.
+
+Knows no dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+from uuid import uuid4
+
+from tgi_core.api.admission import Admission
+from tgi_core.api.errors import NotReady
+from tgi_core.contract import Request, Tokenizer
+from tgi_core.ipc.generation import EngineClient
+from tgi_core.text.chat import ChatTemplate
+from tgi_core.text.validate import Limits, Wishes, check, to_request
+
+LONG_TEXT_CHARS = 4096
+"""From here on text is worked on in a thread: more than about a millisecond would be felt by
+every other stream on the event loop."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """What the server as a whole takes on."""
+
+    max_concurrent_requests: int = 128
+    max_client_batch_size: int = 4
+    """Prompts in one completion request."""
+    payload_limit: int = 2_000_000
+    """Largest request body, in bytes."""
+    keep_alive_s: float = 15.0
+    """Longest silence in a stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model that is ready to be asked."""
+
+    model_id: str
+    tokenizer: Tokenizer
+    limits: Limits
+    template: ChatTemplate
+    sha: str | None = None
+    pipeline_tag: str | None = None
+    compute_type: str = "gpu+optimized"
+    """For the header x-compute-type; the default is TGI's."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """The one object behind the routes. `model` is set when it has been loaded."""
+
+    engine: EngineClient
+    limits: ApiLimits
+    model: ServedModel | None = None
+    admission: Admission = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.limits.max_concurrent_requests)
+
+    def ready_model(self) -> ServedModel:
+        """The model.
+
+        Raises:
+            NotReady: it is still being loaded.
+        """
+        if self.model is None or self.engine.info is None:
+            raise NotReady("The model is still loading. Try again in a moment; see /health.")
+        return self.model
+
+
+class Clock:
+    """Durations of one HTTP request, in seconds. Starts when it is made."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.validation_s = 0.0
+        """Until its last prompt was ready for the engine."""
+
+    def validated_now(self) -> None:
+        """Its prompts are ready for the engine."""
+        self.validation_s = self.total_s()
+
+    def total_s(self) -> float:
+        """Since the request came."""
+        return time.perf_counter() - self._started
+
+
+async def to_engine_request(
+    model: ServedModel, wishes: Wishes, trace_parent: str | None = None
+) -> Request:
+    """Checks wishes, tokenizes the prompt and makes the request.
+
+    Raises:
+        ValidationError: something about it is out of limits.
+    """
+    check(wishes, model.limits)
+    prompt = wishes.prompt
+    if isinstance(prompt, str):
+        text = prompt
+        tokens = await maybe_in_thread(
+            len(text),
+            lambda: model.tokenizer.encode(text, add_special_tokens=wishes.add_special_tokens),
+        )
+    else:
+        tokens = list(prompt)
+    return to_request(
+        wishes,
+        tokens,
+        model.limits,
+        request_id=uuid4().hex,
+        eos_token_ids=model.tokenizer.eos_token_ids,
+        random_seed=secrets.randbits(64),
+        trace_parent=trace_parent,
+    )
+
+
+async def maybe_in_thread(num_chars: int, work: Callable[[], T]) -> T:
+    """Runs work on text: at once if the text is short, else in a thread."""
+    return work() if num_chars <= LONG_TEXT_CHARS else await asyncio.to_thread(work)

@@ -1,0 +1,124 @@
+"""Chat messages to a prompt, with the Jinja template that comes with the model.
+
+A template is part of a download, so it is not trusted: it runs in a sandbox without attributes
+that begin with an underscore, without long ranges, and with bounded output. Knows no HTTP dialect
+and no tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tgi_core.errors import TemplateError
+
+MAX_PROMPT_CHARS = 16_000_000
+"""Longest prompt that a template may render: eight times the largest request body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class ChatTemplate:
+    """Renders conversations for one model. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos_token: str | None,
+        eos_token: str | None,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        """None as source is a model without a template: then `render` always raises."""
+        self._source = source
+        self._bos_token = bos_token or ""
+        self._eos_token = eos_token or ""
+        self._now = now
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt of a conversation, up to where the model has to go on.
+
+        If the last message is the assistant's, the model continues it instead of answering.
+
+        Raises:
+            TemplateError: there is no template, it is faulty, or it refuses these messages.
+        """
+        prompt = self._render(
+            messages=[{"role": m.role, "content": m.content} for m in messages],
+            bos_token=self._bos_token,
+            eos_token=self._eos_token,
+            add_generation_prompt=True,
+            tools=None,
+        )
+        last = messages[-1]
+        if last.role != "assistant" or not last.content:
+            return prompt
+        start = prompt.rfind(last.content)
+        # a template that rewrites the content leaves nothing to find; then all is kept, as in TGI
+        return prompt if start < 0 else prompt[: start + len(last.content)].rstrip()
+
+    def _render(self, **variables: Any) -> str:
+        parts: list[str] = []
+        num_chars = 0
+        try:
+            for part in self._template.generate(**variables):
+                num_chars += len(part)
+                if num_chars > MAX_PROMPT_CHARS:
+                    raise TemplateError(f"the prompt is longer than {MAX_PROMPT_CHARS} characters")
+                parts.append(part)
+        except TemplateError:
+            raise
+        except Exception as error:  # a template is a program: any error may come out of it
+            raise TemplateError(str(error) or type(error).__name__) from error
+        return "".join(parts)
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
+        if self._source is None:
+            raise TemplateError("this model has no chat template; use a route that takes a prompt")
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _GenerationTag],
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = lambda form: self._now().strftime(form)
+        # TGI gives templates plain text as content; some expect a list of parts here
+        source = self._source.replace("messages[0]['content'][0]['text']", "messages[0]['content']")
+        return environment.from_string(source)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}`, which marks the assistant's text for training, is as if not there."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2 reads it from the class
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """Unlike Jinja's own filter this one does not escape for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
