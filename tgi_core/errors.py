@@ -8,6 +8,7 @@ TgiError
 │   └── Overloaded              too many requests at once
 ├── EngineError             the request was fine; producing tokens failed
 │   ├── GenerationError         the model or the backend failed on this request
+│   ├── NotReady                the model is still being loaded
 │   ├── IncompleteGeneration    the stream of tokens ended without an end
 │   └── EngineLost              no engine is running, and none could be started
 ├── BackendError            what a backend raises; the engine turns it into one of the above
@@ -70,6 +71,10 @@ class GenerationError(EngineError):
     """The model or the backend failed while working on this request."""
 
 
+class NotReady(EngineError):
+    """The model is still being loaded; trying again in a moment will help."""
+
+
 class IncompleteGeneration(EngineError):
     """The stream of tokens ended without a finish reason."""
 
@@ -101,7 +106,7 @@ class RowsFailed(BackendError):
     def __init__(self, rows: Sequence[int], message: str) -> None:
         super().__init__(message)
         self.rows = tuple(rows)
-        """Indices into `Step.seq`. What the cache holds for them is undefined: core releases them."""
+        """Indices into `Step.seq`. What the cache holds of them is undefined; core releases it."""
 
 
 class BackendDead(BackendError):

@@ -16,6 +16,7 @@ from tgi_core.errors import (
     EngineLost,
     GenerationError,
     IncompleteGeneration,
+    NotReady,
     Overloaded,
     RequestError,
     TemplateError,
@@ -29,10 +30,6 @@ RETRY_AFTER_S = 1
 
 _JSON = b"application/json"
 _TEXT = b"text/plain; charset=utf-8"
-
-
-class NotReady(EngineError):
-    """The model is still loading, or its engine is being replaced."""
 
 
 class TooManyPrompts(ValidationError):

@@ -14,8 +14,8 @@ from typing import TypeVar
 from uuid import uuid4
 
 from tgi_core.api.admission import Admission
-from tgi_core.api.errors import NotReady
 from tgi_core.contract import Request, Tokenizer
+from tgi_core.errors import NotReady
 from tgi_core.ipc.generation import EngineClient
 from tgi_core.text.chat import ChatTemplate
 from tgi_core.text.validate import Limits, Wishes, check, to_request

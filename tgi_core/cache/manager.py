@@ -14,7 +14,6 @@ from typing import Protocol
 from tgi_core.cache.prefix import Match, PrefixIndex
 from tgi_core.contract import Capabilities, Fork
 
-
 _AHEAD_TOKENS = 16
 """Room is asked for in steps of this many tokens, or of the cache's grain if that is larger."""
 

@@ -98,9 +98,7 @@ def settings(args: argparse.Namespace) -> Settings:
             max_chunk_tokens=args.max_chunk_tokens,
             prefix_caching=not args.no_prefix_cache,
         ),
-        plugins=PluginSettings(
-            disabled=tuple(args.disable_plugin), only_builtin=args.no_plugins
-        ),
+        plugins=PluginSettings(disabled=tuple(args.disable_plugin), only_builtin=args.no_plugins),
         server=ServerSettings(
             host=args.host,
             port=args.port,

@@ -29,7 +29,8 @@ class LogitsRows(Enum):
     LAST = "last"
     """Those of the last token of each row."""
     NONE = "none"
-    """None: the device samples by itself, from `Step.sampling`."""
+    """None: the device samples during the step, from `Step.sampling`. What `step` returns then
+    goes to `SamplesOnDevice.sample` and nowhere else."""
 
 
 class AdapterRows(Enum):
@@ -81,7 +82,8 @@ class Capabilities:
     chunked: bool = False
     """A row of more than one token may begin at `past` > 0."""
     draft_lengths: tuple[int, ...] = ()
-    """Lengths that a decode row with drafts may have; (ANY_LENGTH,) for all, () for no drafts."""
+    """Lengths that a decode row with drafts may have, its first token included; (ANY_LENGTH,) for
+    all, () for no drafts. Drafts need `logits` ALL."""
     logits: LogitsRows = LogitsRows.LAST
     adapters: AdapterRows = AdapterRows.NONE
     modalities: frozenset[Modality] = frozenset({Modality.TEXT})

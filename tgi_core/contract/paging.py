@@ -72,6 +72,7 @@ class BlockTables:
         self, pool: BlockPool, block_tokens: int, max_sequences: int, max_sequence_tokens: int
     ) -> None:
         self.block_tokens = block_tokens
+        self._max_sequence_tokens = max_sequence_tokens
         self._pool = pool
         self._rows = np.full(
             (max_sequences, -(-max_sequence_tokens // block_tokens)), -1, dtype=np.int32
@@ -107,7 +108,7 @@ class BlockTables:
         """
         have = self._num_blocks[seq]
         need = -(-length // self.block_tokens)
-        if need > self._rows.shape[1]:
+        if length > self._max_sequence_tokens:
             raise ValueError(f"{length} tokens are more than a sequence may hold")
         held = self._held[seq]
         last = held // self.block_tokens

@@ -1,4 +1,4 @@
-"""What a step gives back: logits that may still be on the device, and sampled tokens on the host."""
+"""What a step gives back: logits, perhaps still on the device, and sampled tokens on the host."""
 
 from __future__ import annotations
 

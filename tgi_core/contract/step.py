@@ -57,8 +57,8 @@ class StepBackend(Protocol):
     def fork(self, src: int, dst: int, length: int) -> bool:
         """Makes `dst`, which is empty, hold the first `length` tokens of `src`.
 
-        Neither sequence ever sees what is later done to the other. `length` respects
-        `Capabilities.fork`.
+        Neither sequence ever sees what is later done to the other, also if `src` goes on in room
+        that was reserved before. `length` respects `Capabilities.fork`.
 
         Returns:
             False if there is not enough room; then nothing has changed.
@@ -83,6 +83,8 @@ class StepBackend(Protocol):
         it was, but for the rows that RowsFailed names.
 
         Raises:
+            Unsupported: the step is over a limit of the capabilities. Core never asks for that,
+                but a native library that would abort must be spared it.
             OutOfMemory: core shrinks the step and tries again.
             RowsFailed: core fails these rows and repeats the others.
             BackendDead: core ends the engine process.

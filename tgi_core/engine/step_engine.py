@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from time import monotonic, perf_counter
 
@@ -236,6 +236,8 @@ class StepEngine:
         begin = perf_counter()
         step, outputs = build_step(plan)
         batch = build_sampling(outputs)
+        if self._capabilities.logits is LogitsRows.NONE:
+            step = replace(step, sampling=batch)
         built = perf_counter()
         self._schedule_s += built - begin
         pending = self._backend.step(step)

@@ -5,6 +5,7 @@ Each process makes one `Plugins` and hands it on. Knows nothing of what a backen
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -32,6 +33,8 @@ from tgi_core.plugin.checks import (
     wrong_type,
 )
 from tgi_core.plugin.choose import choose_backend
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,10 @@ class Plugins:
         if wanted is not None:
             return choose_backend(files, wanted, [self.load_backend(wanted)])
         backends = self.load_all_backends()
-        return choose_backend(files, None, backends.specs.values(), backends.failures)
+        chosen = choose_backend(files, None, backends.specs.values(), backends.failures)
+        for error in backends.failures.values():
+            logger.warning("not considered: %s", error)
+        return chosen
 
     def model_source(self, reference: str) -> ModelFiles:
         """Hook `tgi_model_source`: the files that a reference stands for.

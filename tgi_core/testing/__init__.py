@@ -1,0 +1,1 @@
+"""What third parties may import in their tests."""

@@ -7,8 +7,10 @@ shifted position or a lost token changes the logits, as it would with real atten
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import modules
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +79,7 @@ class FakeBackend:
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """Makes the table of logits; options: any field of FakeShape that is a number."""
+        _refuse_unknown(request.options)
         shape = self._shape or _shape_of(request)
         self._shape = shape
         progress("loading weights", 1, 1, "tensors")
@@ -197,7 +200,7 @@ def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _shape_of(request: LoadRequest) -> FakeShape:
     """From config.json's vocabulary, the request's sizes and `--backend-option` numbers."""
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Any] = {}
     config = request.model.path / "config.json"
     if config.is_file():
         try:
@@ -211,12 +214,15 @@ def _shape_of(request: LoadRequest) -> FakeShape:
         "cache_tokens": request.cache_tokens,
         **request.options,
     }.items():
-        if value is None:
-            continue
+        if value is not None:
+            sizes[name] = int(value)
+    return FakeShape(**sizes)
+
+
+def _refuse_unknown(options: Mapping[str, str]) -> None:
+    for name in options:
         if not isinstance(getattr(FakeShape(), name, None), int):
             raise UsageError(f"the fake backend has no option {name!r}.")
-        sizes[name] = int(value)
-    return FakeShape(**sizes)
 
 
 def _accepts(files: ModelFiles) -> Verdict:

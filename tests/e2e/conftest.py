@@ -1,0 +1,126 @@
+"""The real model, and servers as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.smollm2 import put_folder, put_gguf
+
+MODELS = Path(__file__).parents[2] / ".models"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder."""
+    return put_folder(MODELS / "smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The same model as a quantized GGUF file."""
+    return put_gguf(MODELS)
+
+
+@dataclass
+class Server:
+    """A `tgi serve` of one's own."""
+
+    process: subprocess.Popen[str]
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=60) as reply:
+                return reply.status, reply.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as reply:
+                return reply.status, reply.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def engine_pid(self) -> int | None:
+        """The child process that holds the model."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in children.read_text().split():
+            if "tgi_core.engine.process" in Path(f"/proc/{pid}/cmdline").read_text():
+                return int(pid)
+        return None
+
+    def wait_ready(self, timeout_s: float = 180) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended:\n{self.log.read_text()}")
+            try:
+                # the model's own route: ready means that it can be asked
+                if self.get("/health")[0] == 200 and self.get("/info")[0] == 200:
+                    return
+            except (urllib.error.URLError, ConnectionError):
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"not ready in time:\n{self.log.read_text()}")
+
+
+ServerFactory = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> ServerFactory:
+    """Starts `tgi serve` with arguments; ends it with SIGTERM, which must give status 0."""
+
+    @contextmanager
+    def start(*arguments: str, ready: bool = True) -> Iterator[Server]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = tmp_path / f"server-{port}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tgi_core", "serve", *arguments, "--port", str(port)],
+                stdout=output,
+                stderr=output,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
+            )
+        server = Server(process, port, log)
+        try:
+            if ready:
+                server.wait_ready()
+            yield server
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, log.read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    return start

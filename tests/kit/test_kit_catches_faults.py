@@ -1,0 +1,105 @@
+"""The kit's test of the right name notices each of the faults in broken_backends.py.
+
+The kit runs on them in a pytest inside this one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+CAUGHT_BY = {
+    "FaultyBackend": "",
+    "DropsTheLastToken": "test_every_token_of_the_prompt_is_seen",
+    "IgnoresTheOrderOfTokens": "test_order_of_tokens_matters",
+    "MistakesEveryToken": "test_logits_equal_the_reference",
+    "AttendsToStaleCells": "test_reused_id_shows_nothing_of_the_old_sequence",
+    "ForgetsToRestartPositions": "test_preempted_sequence_recomputes_the_same",
+    "BeginsChunksOneTooEarly": "test_chunked_prefill_equals_whole",
+    "TruncatesWholeBlocksOnly": "test_truncate_is_exact_at_every_length",
+    "CropsLongPrompts": "test_longest_prefill_equals_its_pieces",
+    "CropsPromptsOverTheLimit": "test_prefill_over_the_limit_is_refused_or_right",
+    "SwapsRows": "test_row_order_does_not_matter",
+    "ReturnsTheFirstRowsInsteadOfTheWanted": "test_only_the_rows_that_were_asked_for_come_back",
+    "ReturnsTheLastTokensInsteadOfTheWanted": "test_logits_of_any_token_can_be_had",
+    "UsesTheFirstBlockTableForAllRows": "test_neighbours_do_not_matter",
+    "DecodesWithoutProtectingIdleSlots": "test_decoding_a_subset_leaves_idle_rows_alone",
+    "KeepsStateBetweenSteps": "test_equal_steps_give_equal_logits",
+    "ReturnsItsOwnArrays": "test_caller_may_write_to_logits",
+    "ReadsLogitsTooLate": "test_logits_last_until_the_next_step",
+    "WritesThroughSharedPrefixes": "test_source_and_fork_go_on_independently",
+    "ForgetsToCopySharedBlocks": "test_fork_is_exact_at_every_length",
+    "TakesRoomThatItRefuses": "test_refused_reserve_changes_nothing",
+    "LeaksABlockNowAndThen": "test_cache_can_be_filled_and_freed_again_and_again",
+    "TruncateKeepsTheRoom": "test_truncate_gives_room_back",
+    "RoundsForksDown": "test_fork_is_exact_at_every_length",
+    "RefusesForks": "test_fork_is_exact_at_every_length",
+    "CannotGoOnWithAChunk": "test_chunked_prefill_equals_whole",
+    "CannotMix": "test_prefill_and_decode_share_a_step",
+    "DropsRowsBeyondTheFourth": "test_step_of_most_rows",
+    "ClaimsMoreCacheThanItHas": "test_cache_can_be_filled_and_freed_again_and_again",
+    "CannotVerifyDrafts": "test_draft_rows_equal_decoding_one_by_one",
+    "HearsNoOptions": "test_unknown_options_are_refused",
+    "SamplesMaskedTokens": "test_device_chooses_what_the_reference_chooses",
+    "SamplesWithoutPenalties": "test_device_chooses_what_the_reference_chooses",
+    "DrawsInTheOrderOfProbability": "test_device_chooses_what_the_reference_chooses",
+    "TakesTheLogprobBeforePenalties": "test_device_chooses_what_the_reference_chooses",
+    "NamesTokensByRow": "test_step_may_name_tokens_that_nobody_has_read",
+}
+
+
+class Verdicts:
+    """A pytest plugin: runs for each fault the test that should catch it, and notes what failed.
+
+    The faulty backends' base class, which has no fault, has to pass the whole kit.
+    """
+
+    def __init__(self) -> None:
+        self.faults: set[str] = set()
+        self.failed: dict[str, set[str]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
+        chosen = []
+        for item in items:
+            fault = _fault_of(item)
+            if fault:
+                self.faults.add(fault)
+                if CAUGHT_BY.get(fault) in ("", item.originalname):
+                    chosen.append(item)
+        items[:] = chosen
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Function) -> object:
+        report = yield
+        if report.failed:
+            self.failed.setdefault(_fault_of(item), set()).add(f"{report.when} of {item.name}")
+        return report
+
+
+def _fault_of(item: pytest.Function) -> str:
+    return item.callspec.params.get("spec", "") if hasattr(item, "callspec") else ""
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> Verdicts:
+    verdicts = Verdicts()
+    file = Path(__file__).with_name("broken_backends.py")
+    # the inner pytest must not touch this one's cache nor its alarm clock
+    options = ["-p", "no:cacheprovider", "-o", "timeout=0", "--tb=line"]
+    pytest.main([str(file), *options], plugins=[verdicts])
+    return verdicts
+
+
+@pytest.mark.parametrize("fault", [fault for fault, test in CAUGHT_BY.items() if test])
+def test_fault_is_caught_by_the_promise_it_breaks(fault: str, verdicts: Verdicts) -> None:
+    failed = verdicts.failed.get(fault, set())
+    assert any(what.startswith(f"call of {CAUGHT_BY[fault]}") for what in failed), failed
+
+
+def test_backend_without_a_fault_passes(verdicts: Verdicts) -> None:
+    assert verdicts.failed.get("FaultyBackend") is None
+
+
+def test_every_fault_has_a_promise_that_it_breaks(verdicts: Verdicts) -> None:
+    assert verdicts.faults == set(CAUGHT_BY)
