@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -109,7 +108,6 @@ def serve(tmp_path: Path) -> ServerFactory:
                 stdout=output,
                 stderr=output,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
             )
         server = Server(process, port, log)
         try:

@@ -1,0 +1,1 @@
+"""Default plugins of no extra dependency, registered like any other."""

@@ -7,6 +7,8 @@ shifted position or a lost token changes the logits, as it would with real atten
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import modules
@@ -60,6 +62,8 @@ class FakeShape:
     chunked: bool = True
     logits: LogitsRows = LogitsRows.ALL
     steps_in_flight: int = 1
+    fatal_token: int = -1
+    """A prompt that begins with it kills the process, as a fault in native code would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class FakeBackend:
         _refuse_unknown(request.options)
         shape = self._shape or _shape_of(request)
         self._shape = shape
+        self._fatal_token = shape.fatal_token
         progress("loading weights", 1, 1, "tensors")
         blocks = shape.cache_tokens // shape.block_tokens
         self.tables = BlockTables(
@@ -147,6 +152,8 @@ class FakeBackend:
             named = np.where(tokens < 0, -1 - tokens, 0)
             tokens = np.where(tokens < 0, self._last_sampled[named], tokens)
         position = step.token_positions()
+        if (tokens[position == 0] == self._fatal_token).any():
+            os.kill(os.getpid(), signal.SIGKILL)
         row_of = np.repeat(np.arange(step.num_rows), step.n)
         tables = self.tables.rows(step.seq) + 1
         self._cells[tables[row_of, position // block], position % block] = _cell(tokens, position)

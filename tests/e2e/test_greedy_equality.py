@@ -1,0 +1,181 @@
+"""The torch backend in float32 gives transformers' own greedy tokens, whatever happens around."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import oracle
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.contract import (
+    Capabilities,
+    DType,
+    LoadRequest,
+    ModelFiles,
+    ModelFormat,
+    Request,
+    RequestFailed,
+    StepBackend,
+    StopRule,
+    TokenEvent,
+)
+from tgi_core.engine.step_engine import EngineLimits, StepEngine
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2_greedy.json"
+CACHE_TOKENS = 40_960
+
+
+@dataclass
+class Loaded:
+    """A backend that engines take turns with: loading it takes longer than most tests."""
+
+    backend: StepBackend
+    capabilities: Capabilities
+    folder: Path
+    prompts: list[tuple[int, ...]]
+    answers: list[list[int]]
+    ties: list[str] = field(default_factory=list)
+
+    def engine(self, limits: EngineLimits | None = None) -> StepEngine:
+        for seq in range(self.capabilities.max_sequences):
+            self.backend.release(seq)
+        engine = StepEngine(self.backend, FirstComeFirstServed(), limits)
+        engine.prepare(self.capabilities)
+        return engine
+
+    def check(self, outputs: dict[str, list[int]]) -> None:
+        """Equal, or provably a tie: both candidates' logits are as good as equal."""
+        model = None
+        for request_id, tokens in outputs.items():
+            i = int(request_id.partition("-")[0])
+            expected = self.answers[i]
+            if tokens == expected:
+                continue
+            assert len(tokens) == len(expected)
+            at = next(k for k, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b)
+            model = model or oracle.load(self.folder)
+            context = [*self.prompts[i], *expected[:at]]
+            gap = oracle.margin(model, context, tokens[at], expected[at])
+            assert gap < 1e-4, f"prompt {i} differs at token {at}, and it is no tie: {gap}"
+
+
+def load(folder: Path, cache_tokens: int = CACHE_TOKENS) -> Loaded:
+    from tgi_backend_torch.plugin import tgi_backend
+
+    backend = tgi_backend().create()
+    capabilities = backend.load(
+        LoadRequest(
+            model=ModelFiles(
+                reference=str(folder), path=folder, format=ModelFormat.SAFETENSORS
+            ),
+            dtype=DType.FLOAT32,
+            cache_tokens=cache_tokens,
+            max_step_tokens=512,
+            max_rows=64,
+        ),
+        lambda *a, **k: None,
+    )
+    golden = json.loads(GOLDEN.read_text())
+    prompts = [tuple(p) for p in golden["prompts"]]
+    return Loaded(backend, capabilities, folder, prompts, golden["answers"])
+
+
+@pytest.fixture(scope="module")
+def loaded(smollm2: Path) -> Iterator[Loaded]:
+    it = load(smollm2)
+    yield it
+    it.backend.close()
+
+
+def request(i: int, prompt: tuple[int, ...], suffix: str = "", count: int = 64) -> Request:
+    return Request(request_id=f"{i}-{suffix}", prompt=prompt, stop=StopRule(max_new_tokens=count))
+
+
+def run(
+    engine: StepEngine,
+    arrivals: list[list[Request]],
+    on_token: Callable[[str, int], None] = lambda request_id, count: None,
+) -> dict[str, list[int]]:
+    """Submits a list of requests before each step, then runs to the end."""
+    outputs: dict[str, list[int]] = {}
+    while arrivals or engine.busy:
+        for wanted in arrivals.pop(0) if arrivals else []:
+            outputs[wanted.request_id] = []
+            engine.submit(wanted)
+        for event in engine.poll(0):
+            assert not isinstance(event, RequestFailed), event
+            if isinstance(event, TokenEvent):
+                outputs[event.request_id] += event.tokens
+                on_token(event.request_id, len(outputs[event.request_id]))
+    return outputs
+
+
+def staggered(loaded: Loaded) -> list[list[Request]]:
+    """A new request every other step, long and short ones in turn."""
+    order = sorted(range(len(loaded.prompts)), key=lambda i: (i * 7) % 32)
+    return [
+        [request(i, loaded.prompts[i])] if step % 2 == 0 else []
+        for step, i in enumerate(i for i in order for _ in range(2))
+    ]
+
+
+def test_the_kept_answers_are_transformers_own(loaded: Loaded) -> None:
+    model = oracle.load(loaded.folder)
+    for i in (0, 9, 18):
+        assert oracle.generate(model, loaded.prompts[i], 24) == loaded.answers[i][:24]
+
+
+def test_alone(loaded: Loaded) -> None:
+    engine = loaded.engine(EngineLimits(prefix_caching=False))
+    for i, prompt in enumerate(loaded.prompts):
+        loaded.check(run(engine, [[request(i, prompt)]]))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, None])
+def test_together_in_chunks(loaded: Loaded, chunk: int | None) -> None:
+    engine = loaded.engine(EngineLimits(max_chunk_tokens=chunk, prefix_caching=False))
+    outputs = run(engine, staggered(loaded))
+    assert len(outputs) == 32
+    loaded.check(outputs)
+
+
+def test_on_a_second_run_with_prefix_hits(loaded: Loaded) -> None:
+    engine = loaded.engine()
+    loaded.check(run(engine, staggered(loaded)))
+    before = engine.stats()
+    loaded.check(run(engine, staggered(loaded)))
+    after = engine.stats()
+    assert after.cached_tokens - before.cached_tokens > 0.9 * sum(map(len, loaded.prompts)) - 32
+
+
+def test_with_neighbours_being_cancelled(loaded: Loaded) -> None:
+    engine = loaded.engine()
+    arrivals = staggered(loaded)
+    for step, wanted in enumerate(arrivals):
+        if wanted:
+            i = int(wanted[0].request_id.partition("-")[0])
+            wanted.append(request(i, loaded.prompts[-1 - i][:300], "cancelled"))
+
+    def cancel(request_id: str, count: int) -> None:
+        if request_id.endswith("cancelled") and count == 5:
+            engine.cancel(request_id)
+
+    outputs = run(engine, arrivals, cancel)
+    loaded.check({k: v for k, v in outputs.items() if not k.endswith("cancelled")})
+    assert engine.stats().num_running == 0
+
+
+def test_with_a_cache_so_small_that_sequences_are_preempted(smollm2: Path) -> None:
+    small = load(smollm2, cache_tokens=2304)
+    engine = small.engine()
+    small.check(run(engine, staggered(small)))
+    assert engine.stats().preemptions > 0
+    small.backend.close()
