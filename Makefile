@@ -8,16 +8,16 @@ SMOLLM2 := $(MODELS)/smollm2-135m-instruct
 PIP := $(VENV)/bin/pip install --disable-pip-version-check -c tests/constraints.txt $(PIP_FLAGS)
 PACKAGES := backends/torch backends/llamacpp
 
-.PHONY: serve test slow check fix bench dist clean
+.PHONY: serve test quick check fix bench dist clean
 
 serve: $(SMOLLM2)/config.json  ## Installs the CPU backend and serves a real model
 	$(VENV)/bin/tgi serve $(SMOLLM2) --served-model-name smollm2 --port $(PORT)
 
 test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
-	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
-
-slow: $(VENV)/.test $(SMOLLM2)/config.json  ## The long tests as well
 	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PYTEST_FLAGS)
+
+quick: $(VENV)/.test  ## The tests that take seconds
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
 check: $(VENV)/.test  ## Format, lint, types and import rules
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
