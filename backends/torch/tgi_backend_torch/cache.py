@@ -1,0 +1,110 @@
+"""The KV cache: keys and values of every layer, in pages.
+
+Knows cells and blocks. Which sequence holds which block is the block tables' business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tgi_core.contract import BlockCopy
+
+BLOCK_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """What one attention layer keeps of a token."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in a cell of this layer."""
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+
+class PagedCache:
+    """`num_blocks` blocks of `BLOCK_TOKENS` cells, and a last one of zeros that pads tables."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerShape],
+        num_blocks: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.dtype = dtype
+        self.device = device
+        blocks = num_blocks + 1
+        # zeros are written, not only promised: a page that was never touched is slow to read
+        self._keys = [
+            torch.empty(
+                (blocks, BLOCK_TOKENS, s.kv_heads, s.key_dim), dtype=dtype, device=device
+            ).zero_()
+            for s in layers
+        ]
+        self._values = [
+            torch.empty(
+                (blocks, BLOCK_TOKENS, s.kv_heads, s.value_dim), dtype=dtype, device=device
+            ).zero_()
+            for s in layers
+        ]
+
+        self._key_buffer = torch.empty(0, dtype=dtype, device=device)
+        self._value_buffer = torch.empty(0, dtype=dtype, device=device)
+
+    @property
+    def padding_block(self) -> int:
+        """The block that is never handed out and holds zeros."""
+        return self.num_blocks
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the cache takes."""
+        return sum(t.nbytes for t in (*self._keys, *self._values))
+
+    def write(self, layer: int, cells: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Stores keys (T, kv_heads, key_dim) and values at cells, int64 (T,)."""
+        self._keys[layer].flatten(0, 1).index_copy_(0, cells, keys)
+        self._values[layer].flatten(0, 1).index_copy_(0, cells, values)
+
+    def clear(self, layer: int, cells: Tensor) -> None:
+        """Writes zeros into cells, int64 (N,)."""
+        self._keys[layer].flatten(0, 1).index_fill_(0, cells, 0)
+        self._values[layer].flatten(0, 1).index_fill_(0, cells, 0)
+
+    def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values of blocks, int64 (N,).
+
+        Returns:
+            (N * BLOCK_TOKENS, kv_heads, key_dim) and (..., value_dim). Valid until the next read:
+            all reads share two buffers, because fresh memory costs a page fault every 4 KiB.
+        """
+        return (
+            _gather(self._keys[layer], blocks, self._key_buffer),
+            _gather(self._values[layer], blocks, self._value_buffer),
+        )
+
+    def copy(self, copies: Sequence[BlockCopy]) -> None:
+        """Copies whole blocks, in all layers."""
+        for pool in (*self._keys, *self._values):
+            for copy in copies:
+                pool[copy.dst].copy_(pool[copy.src])
+
+
+def _gather(pool: Tensor, blocks: Tensor, buffer: Tensor) -> Tensor:
+    """Blocks of a pool, in a buffer that grows as needed."""
+    shape = (len(blocks), *pool.shape[1:])
+    if buffer.numel() < math.prod(shape):
+        buffer.resize_(math.prod(shape))
+    gathered = buffer[: math.prod(shape)].view(shape)
+    return torch.index_select(pool, 0, blocks, out=gathered).flatten(0, 1)

@@ -1,0 +1,194 @@
+"""From a model folder to a transformers model whose attention is ours. Knows no cache."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from tgi_backend_torch.attention import IMPLEMENTATION
+from tgi_backend_torch.checkpoint import Checkpoint
+from tgi_core.contract import Progress
+from tgi_core.errors import BadModel, UnsupportedModel
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """Reads config.json.
+
+    Raises:
+        BadModel: it is absent, no JSON, or makes no sense.
+        UnsupportedModel: transformers does not know the model's type, or it is quantized.
+    """
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{path} cannot be read ({error}).") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise BadModel(f"{path} does not say which model_type it describes.")
+    model_type = raw["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        remedy = (
+            "its own code (auto_map) is never run"
+            if "auto_map" in raw
+            else "a newer transformers may know it"
+        )
+        raise UnsupportedModel(
+            f"transformers {transformers.__version__} does not know the model type "
+            f"{model_type!r} of {path}; {remedy}."
+        )
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "unknown")
+        raise UnsupportedModel(
+            f"{path} describes weights quantized by {method}, which the torch backend does not "
+            "read: serve the unquantized model, or a GGUF file with the llamacpp backend."
+        )
+    try:
+        with _quiet():
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # configuration classes raise whatever their checks raise
+        raise BadModel(f"{path} makes no valid {model_type} configuration ({error}).") from error
+    return config
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class for text generation, after all checks that need no weights.
+
+    Raises:
+        UnsupportedModel: naming what it is that the runner cannot do.
+    """
+    name = config.model_type
+    text = config.get_text_config()
+    if config.is_encoder_decoder:
+        raise UnsupportedModel(
+            f"{name} is an encoder-decoder; the torch backend runs decoder-only models."
+        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModel(
+            f"transformers {transformers.__version__} has no causal language model of type {name}."
+        )
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    cls: type[PreTrainedModel] = classes[type(config)]
+    if getattr(cls, "_is_stateful", False):
+        raise UnsupportedModel(
+            f"{cls.__name__} keeps a recurrent state; the torch backend runs models whose only "
+            "state is attention's keys and values."
+        )
+    strange = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
+    if strange:
+        raise UnsupportedModel(
+            f"{cls.__name__} has layers of the kind {', '.join(sorted(strange))}; the torch "
+            "backend runs full and sliding attention."
+        )
+    if not cls._can_set_attn_implementation():
+        raise UnsupportedModel(
+            f"{cls.__name__} of transformers {transformers.__version__} computes attention by "
+            "itself instead of through the attention interface, so a paged cache cannot be put "
+            "under it."
+        )
+    parameters = inspect.signature(cls.forward).parameters
+    for parameter in ("input_ids", "position_ids"):
+        if parameter not in parameters:
+            raise UnsupportedModel(
+                f"{cls.__name__} takes no {parameter}, which batches without padding need."
+            )
+    return cls
+
+
+def load_model(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress,
+) -> PreTrainedModel:
+    """Fills the class with the checkpoint's weights, in `dtype`, on `device`, in eval mode.
+
+    Raises:
+        BadModel: the files lack tensors, or hold some of the wrong shape.
+    """
+    tensors = checkpoint.read(dtype, progress)
+    with _quiet():
+        try:
+            loaded: Any = cls.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=dtype,
+                attn_implementation=IMPLEMENTATION,
+                output_loading_info=True,
+                local_files_only=True,
+            )
+        except Exception as error:  # transformers has no error class for what weights lack
+            raise BadModel(
+                f"the weights do not make a {cls.__name__}: {str(error).strip()}"
+            ) from error
+    model, info = loaded
+    # transformers would have drawn these at random and said so in a log line
+    missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise BadModel(
+            f"the weights lack {len(missing)} tensors that {cls.__name__} needs: {shown}."
+        )
+    if info["mismatched_keys"] or info.get("error_msgs"):
+        raise BadModel(
+            f"some tensors do not have the shape that config.json gives them: "
+            f"{sorted(map(str, info['mismatched_keys']))[:5]} {info.get('error_msgs') or ''}"
+        )
+    placed: PreTrainedModel = model.to(device).eval()
+    return placed
+
+
+def rope_limit(config: PretrainedConfig) -> int | None:
+    """The longest sequence at which rotary frequencies do not depend on the longest row.
+
+    "longrope" and "dynamic" change the frequencies of a whole batch when one row grows past the
+    original context; keys in the cache and the other rows' results would change with it.
+    """
+    text = config.get_text_config()
+    parameters: Any = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
+    if not isinstance(parameters, dict):
+        return None
+    kinds = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    limits = [
+        kind.get("original_max_position_embeddings")
+        or getattr(text, "original_max_position_embeddings", None)
+        or text.max_position_embeddings
+        for kind in kinds
+        if kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic")
+    ]
+    return min(limits, default=None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' log lines and progress bars off the terminal; errors are raised."""
+    logging: Any = transformers.logging
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()

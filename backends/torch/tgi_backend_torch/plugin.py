@@ -1,0 +1,52 @@
+"""The entry point: introduces the backend without importing torch."""
+
+from __future__ import annotations
+
+from tgi_core.contract import (
+    BackendSpec,
+    ModelFiles,
+    ModelFormat,
+    Probe,
+    StepBackend,
+    Verdict,
+)
+from tgi_core.plugin import hookimpl
+
+
+def accepts(files: ModelFiles) -> Verdict:
+    """Whether the model is a folder with config.json and safetensors files."""
+    if files.format is not ModelFormat.SAFETENSORS:
+        return Verdict(False, "the torch backend reads folders of safetensors files")
+    if not (files.path / "config.json").is_file():
+        return Verdict(False, f"{files.path} holds no config.json")
+    if not any(files.path.glob("*.safetensors")):
+        return Verdict(False, f"{files.path} holds no *.safetensors file")
+    return Verdict(True)
+
+
+def probe() -> Probe:
+    """Looks for torch and transformers; imports them."""
+    from tgi_backend_torch.probe import probe_cpu
+
+    return probe_cpu()
+
+
+def create() -> StepBackend:
+    """A backend with no model in it yet."""
+    from tgi_backend_torch.runner import TorchBackend
+
+    return TorchBackend()
+
+
+@hookimpl
+def tgi_backend() -> BackendSpec:
+    """The reference backend: any CPU, lowest priority."""
+    return BackendSpec(
+        name="torch",
+        contract=(1, 0),
+        probe=probe,
+        accepts=accepts,
+        create=create,
+        priority=0,
+        description="transformers models on the CPU",
+    )

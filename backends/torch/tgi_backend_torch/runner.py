@@ -1,0 +1,250 @@
+"""The StepBackend: sequences, blocks and steps of one transformers model."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PretrainedConfig
+
+from tgi_backend_torch.attention import Attention, BoundLayer
+from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
+from tgi_backend_torch.checkpoint import Checkpoint, find_checkpoint
+from tgi_backend_torch.device import CpuDevice, Device
+from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.layout import StepLayout
+from tgi_backend_torch.loader import load_model, model_class, read_config, rope_limit
+from tgi_backend_torch.sizing import Sizes, choose_sizes
+from tgi_backend_torch.trial import try_model
+from tgi_core.contract import (
+    ANY_LENGTH,
+    BackendStats,
+    BlockPool,
+    BlockTables,
+    Capabilities,
+    DType,
+    Fork,
+    HostLogits,
+    LoadRequest,
+    LogitsRows,
+    PendingLogits,
+    Progress,
+    Step,
+)
+from tgi_core.errors import DoesNotFit, OutOfMemory, UnsupportedModel, UsageError
+
+_DTYPES = {
+    DType.FLOAT32: torch.float32,
+    DType.BFLOAT16: torch.bfloat16,
+    DType.FLOAT16: torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """All that exists between load and close."""
+
+    model: FlatModel
+    cache: PagedCache
+    attention: Attention
+    tables: BlockTables
+    capabilities: Capabilities
+
+
+class TorchBackend:
+    """Satisfies `StepBackend`. Device packages pass their device."""
+
+    def __init__(self, device: Device | None = None) -> None:
+        self._device: Device = device or CpuDevice()
+        self._loaded: _Loaded | None = None
+
+    def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
+        """Reads the weights and makes the cache; see `StepBackend.load`.
+
+        `dtype` None means the checkpoint's own where the device computes it, else float32 or
+        bfloat16 as `Device.default_dtype` says. There are no options.
+        """
+        self._refuse_unknown(request)
+        if request.num_threads is not None:
+            torch.set_num_threads(request.num_threads)
+        device = self._device
+        config = read_config(request.model.path)
+        cls = model_class(config)
+        checkpoint = find_checkpoint(request.model.path)
+        dtype = self._choose_dtype(request.dtype, checkpoint)
+        self._check_weights_fit(checkpoint, dtype)
+        model = load_model(cls, config, checkpoint, dtype, device.torch_device, progress)
+        device.prepare(model, dtype)
+        trial = try_model(model)
+        sizes = choose_sizes(
+            request,
+            cell_bytes=sum(shape.numbers for _, shape in trial.layers) * dtype.itemsize,
+            block_tokens=BLOCK_TOKENS,
+            free_bytes=device.free_bytes(),
+            longest=_longest(config),
+        )
+        cache = PagedCache(
+            [shape for _, shape in trial.layers], sizes.num_blocks, dtype, device.torch_device
+        )
+        attention = device.attention(cache)
+        for index, (module, _) in enumerate(trial.layers):
+            module.tgi_layer = BoundLayer(attention, index)  # type: ignore[assignment]
+        tables = BlockTables(
+            BlockPool(sizes.num_blocks),
+            BLOCK_TOKENS,
+            sizes.max_sequences,
+            sizes.max_sequence_tokens,
+        )
+        capabilities = _capabilities(device.name, trial.vocab_size, sizes)
+        self._loaded = _Loaded(FlatModel(model), cache, attention, tables, capabilities)
+        return capabilities
+
+    def warm_up(self, progress: Progress) -> None:
+        """One prefill and one decode step, so that kernels are chosen and memory is touched."""
+        loaded = self._here()
+        limits = loaded.capabilities
+        prompt = min(limits.max_step_tokens, limits.max_sequence_tokens, limits.cache_tokens) - 1
+        past = 0
+        for done, n in enumerate((max(prompt, 0), 1)):
+            progress("warming up", done, 2, "steps")
+            if n:
+                self.reserve(0, past + n)
+                self.step(
+                    Step(
+                        seq=np.zeros(1, np.int32),
+                        past=np.array([past], np.int32),
+                        n=np.array([n], np.int32),
+                        tokens=np.zeros(n, np.int32),
+                        out=np.array([n - 1], np.int32),
+                    )
+                )
+                past += n
+        self.release(0)
+        progress("warming up", 2, 2, "steps")
+
+    def reserve(self, seq: int, length: int) -> bool:
+        """Takes blocks, and copies the last one if it is shared."""
+        loaded = self._here()
+        copies = loaded.tables.reserve(seq, length)
+        if copies is None:
+            return False
+        loaded.cache.copy(copies)
+        return True
+
+    def fork(self, src: int, dst: int, length: int) -> bool:
+        """Shares blocks; never refuses."""
+        self._here().tables.fork(src, dst, length)
+        return True
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Gives back the blocks beyond `length`."""
+        self._here().tables.truncate(seq, length)
+
+    def release(self, seq: int) -> None:
+        """Gives back all blocks."""
+        self._here().tables.release(seq)
+
+    def step(self, step: Step) -> PendingLogits:
+        """One forward of all rows side by side; see `StepBackend.step`."""
+        loaded = self._here()
+        device = self._device.torch_device
+        tokens, wanted = (
+            torch.from_numpy(x.astype(np.int64)).to(device) for x in (step.tokens, step.out)
+        )
+        layout = StepLayout(step, loaded.tables.rows(step.seq), loaded.cache)
+        loaded.attention.begin(layout)
+        try:
+            logits = loaded.model(tokens, layout.positions, wanted)
+        except RuntimeError as error:
+            if self._device.is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"a step of {step.num_tokens} tokens does not fit in memory"
+                ) from error
+            raise
+        for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
+            loaded.tables.advance(seq, n)
+        return HostLogits(logits.float().cpu().numpy())
+
+    def stats(self) -> BackendStats:
+        """Cells in use, and the memory of the cache."""
+        loaded = self._here()
+        return BackendStats(
+            cache_tokens_used=loaded.tables.used_blocks * BLOCK_TOKENS,
+            memory_bytes=loaded.cache.num_bytes,
+        )
+
+    def close(self) -> None:
+        """Drops model and cache."""
+        self._device.synchronize()
+        self._loaded = None
+        # modules and their parents refer to each other
+        gc.collect()
+
+    def _here(self) -> _Loaded:
+        if self._loaded is None:
+            raise RuntimeError("no model is loaded")
+        return self._loaded
+
+    def _refuse_unknown(self, request: LoadRequest) -> None:
+        if request.options:
+            raise UsageError(
+                f"the torch backend has no options, and was given {', '.join(request.options)}."
+            )
+        if request.device not in (None, self._device.name):
+            raise UsageError(
+                f"this backend runs on {self._device.name}, not on {request.device!r}: leave out "
+                "--device, or choose another backend."
+            )
+        if request.quantize is not None:
+            raise UsageError(
+                f"the torch backend cannot quantize weights ({request.quantize}): leave out "
+                "--quantize, or serve a GGUF file with the llamacpp backend."
+            )
+        if request.num_threads is not None and request.num_threads < 1:
+            raise UsageError(f"num_threads is {request.num_threads}; it must be at least 1.")
+
+    def _choose_dtype(self, wanted: DType | None, checkpoint: Checkpoint) -> torch.dtype:
+        if wanted is None:
+            return self._device.default_dtype(checkpoint.dtype)
+        dtype = _DTYPES[wanted]
+        refusal = self._device.refuses(dtype)
+        if refusal:
+            raise UnsupportedModel(f"{refusal}.")
+        return dtype
+
+    def _check_weights_fit(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        need = sum(checkpoint.num_numbers.values()) * dtype.itemsize
+        free = self._device.free_bytes()
+        if need > free:
+            raise DoesNotFit(
+                f"the weights take {need / 2**30:.1f} GiB in {dtype}, and {free / 2**30:.1f} GiB "
+                "of memory are free: use --dtype bfloat16 if they are float32, a smaller model, "
+                "or a machine with more memory."
+            )
+
+
+def _longest(config: PretrainedConfig) -> int | None:
+    """Positions that the model was made for, and that a batch can hold beside other rows."""
+    trained: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min((x for x in (trained, rope_limit(config)) if x is not None), default=None)
+
+
+def _capabilities(device: str, vocab_size: int, sizes: Sizes) -> Capabilities:
+    return Capabilities(
+        device=device,
+        vocab_size=vocab_size,
+        max_sequences=sizes.max_sequences,
+        max_rows=sizes.max_rows,
+        max_step_tokens=sizes.max_step_tokens,
+        max_sequence_tokens=sizes.max_sequence_tokens,
+        max_prefill_tokens=sizes.max_step_tokens,
+        cache_tokens=sizes.num_blocks * BLOCK_TOKENS,
+        cache_grain_tokens=BLOCK_TOKENS,
+        fork=Fork.ANY,
+        mixed=True,
+        chunked=True,
+        draft_lengths=(ANY_LENGTH,),
+        logits=LogitsRows.ALL,
+    )

@@ -1,0 +1,109 @@
+"""How large the cache and a step may be: arithmetic on numbers, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tgi_core.contract import LoadRequest
+from tgi_core.errors import DoesNotFit, UsageError
+
+_DEFAULT_ROWS = 64
+"""More rows hardly raise the throughput of a CPU, and each waits longer."""
+
+_DEFAULT_STEP_TOKENS = 512
+"""A longer chunk of prefill keeps the decoding rows waiting; a shorter one computes slower."""
+
+_SEQUENCES_PER_ROW = 4
+"""Room for sequences that are parked for their prefix."""
+
+_MOST_CACHE_BYTES = 2 << 30
+_MOST_OF_MEMORY = 0.25
+_LEAST_SEQUENCE_TOKENS = 2048
+"""A cache that we size ourselves should hold a conversation of this length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What goes into Capabilities."""
+
+    num_blocks: int
+    max_rows: int
+    max_sequences: int
+    max_step_tokens: int
+    max_sequence_tokens: int
+
+
+def choose_sizes(
+    request: LoadRequest,
+    *,
+    cell_bytes: int,
+    block_tokens: int,
+    free_bytes: int,
+    longest: int | None,
+) -> Sizes:
+    """Takes what the request asks for, and chooses the rest.
+
+    Args:
+        request: what the user wants.
+        cell_bytes: cache memory of one token in all layers.
+        block_tokens: tokens in a block; the cache is rounded up to whole blocks.
+        free_bytes: memory that is left beside the weights.
+        longest: positions that the model was made for; None if it does not say.
+
+    Raises:
+        DoesNotFit: the cache does not hold one sequence, or memory does not hold the cache.
+        UsageError: a size is not positive, or sequences longer than the model's are asked for.
+    """
+    for name in ("max_rows", "max_sequence_tokens", "max_step_tokens", "cache_tokens"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; it must be at least 1.")
+    asked = request.max_sequence_tokens
+    if asked is not None and longest is not None and asked > longest:
+        raise UsageError(
+            f"sequences of {asked} tokens were asked for, and the model is made for at most "
+            f"{longest}: lower --max-total-tokens."
+        )
+    max_rows = request.max_rows or _DEFAULT_ROWS
+    cache_tokens = request.cache_tokens
+    if cache_tokens is None:
+        cache_tokens = _affordable_tokens(
+            max_rows, asked or longest, cell_bytes, block_tokens, free_bytes
+        )
+        least = min(asked or longest or _LEAST_SEQUENCE_TOKENS, _LEAST_SEQUENCE_TOKENS)
+    else:
+        cache_tokens = -(-cache_tokens // block_tokens) * block_tokens
+        least = 1
+        if cache_tokens * cell_bytes > free_bytes:
+            raise DoesNotFit(
+                f"a cache of {cache_tokens} tokens takes {_mib(cache_tokens * cell_bytes)}, and "
+                f"{_mib(free_bytes)} are free beside the weights: ask for fewer cache tokens."
+            )
+    least = max(least, asked or 0)
+    if cache_tokens < least:
+        raise DoesNotFit(
+            f"the cache holds {cache_tokens} tokens ({_mib(cache_tokens * cell_bytes)} of "
+            f"{_mib(free_bytes)} free), and one sequence needs {least}: give it more cache tokens, "
+            "shorter sequences, a smaller dtype, or a machine with more memory."
+        )
+    return Sizes(
+        num_blocks=cache_tokens // block_tokens,
+        max_rows=max_rows,
+        max_sequences=_SEQUENCES_PER_ROW * max_rows,
+        max_step_tokens=request.max_step_tokens or max(_DEFAULT_STEP_TOKENS, max_rows),
+        max_sequence_tokens=asked or min(longest or cache_tokens, cache_tokens),
+    )
+
+
+def _affordable_tokens(
+    max_rows: int, longest: int | None, cell_bytes: int, block_tokens: int, free_bytes: int
+) -> int:
+    """Whole blocks in the least of 2 GiB, a quarter of memory, and what all rows could fill."""
+    tokens = int(min(_MOST_CACHE_BYTES, free_bytes * _MOST_OF_MEMORY)) // cell_bytes
+    if longest is not None:
+        tokens = min(tokens, max_rows * -(-longest // block_tokens) * block_tokens)
+    return tokens // block_tokens * block_tokens
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"

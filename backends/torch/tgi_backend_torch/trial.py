@@ -1,0 +1,107 @@
+"""Runs a model once, without attention, to learn its layers and to prove it fit for flat batches.
+
+A flat batch holds several sequences side by side, so nothing but attention may carry anything from
+one token to another. With attention's output replaced by zeros that can be seen: a token gives
+the same logits wherever it stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tgi_backend_torch.attention import BoundLayer, Scoring
+from tgi_backend_torch.cache import LayerShape
+from tgi_backend_torch.forward import FlatModel
+from tgi_core.errors import UnsupportedModel
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference of equal tokens' logits, of the largest logit. A convolution over
+neighbours changes more; rounding changes less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a model turned out to be made of."""
+
+    layers: tuple[tuple[nn.Module, LayerShape], ...]
+    """The attention modules in the order of their calls."""
+    vocab_size: int
+    """Width of a row of logits."""
+
+
+class _Recorder:
+    """Stands in for `Attention`: notes shapes, returns zeros."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, LayerShape] = {}
+        self.windows: dict[int, int | None] = {}
+        self.is_repeated = False
+
+    def begin(self, layout: object) -> None:
+        raise NotImplementedError("a trial has no layout")
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> Tensor:
+        self.is_repeated |= layer in self.shapes
+        self.shapes[layer] = LayerShape(
+            kv_heads=key.shape[1], key_dim=key.shape[2], value_dim=value.shape[2]
+        )
+        self.windows[layer] = scoring.window
+        return query.new_zeros(query.shape[0], query.shape[1], value.shape[2])
+
+
+def try_model(model: PreTrainedModel) -> Trial:
+    """Runs three tokens, the first and the last of them alike.
+
+    Raises:
+        UnsupportedModel: the model cannot run in flat batches; says what gave it away.
+    """
+    name = type(model).__name__
+    recorder = _Recorder()
+    modules = list(model.modules())
+    for index, module in enumerate(modules):
+        module.tgi_layer = BoundLayer(recorder, index)  # type: ignore[assignment]
+    try:
+        logits = _logits(model)
+    finally:
+        for module in modules:
+            del module.tgi_layer
+    text = model.config.get_text_config()
+    if len(recorder.shapes) != text.num_hidden_layers or recorder.is_repeated:
+        raise UnsupportedModel(
+            f"{name} has {text.num_hidden_layers} layers, but {len(recorder.shapes)} of them use "
+            "the attention interface once: the torch backend runs models in which all do."
+        )
+    kinds = getattr(text, "layer_types", None)
+    for kind, window in zip(kinds or (), recorder.windows.values(), strict=False):
+        if kind == "sliding_attention" and window is None:
+            raise UnsupportedModel(
+                f"{name} does not tell the attention interface how wide its sliding window is."
+            )
+    difference = (logits[0] - logits[2]).abs().max()
+    if not difference <= _TOLERANCE[model.dtype] * logits.abs().max():
+        raise UnsupportedModel(
+            f"{name} carries something from token to token besides attention's keys and values, "
+            "so sequences cannot lie side by side in a batch."
+        )
+    layers = tuple((modules[index], shape) for index, shape in recorder.shapes.items())
+    return Trial(layers, logits.shape[-1])
+
+
+def _logits(model: PreTrainedModel) -> Tensor:
+    """float32 (3, vocab)."""
+    device = model.device
+    tokens, positions, wanted = torch.tensor([[1, 2, 1], [0, 1, 0], [0, 1, 2]], device=device)
+    try:
+        return FlatModel(model)(tokens, positions, wanted).float()
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # model code raises whatever it likes
+        raise UnsupportedModel(
+            f"{type(model).__name__} does not run in a flat batch ({error!r})."
+        ) from error
