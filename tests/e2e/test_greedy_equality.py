@@ -27,7 +27,7 @@ from tgi_core.contract import (
 from tgi_core.engine.step_engine import EngineLimits, StepEngine
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2_greedy.json"
 CACHE_TOKENS = 40_960
