@@ -70,7 +70,7 @@ def measure(command: str, streams: list[int], seed: int, flags: list[str]) -> di
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tempfile.NamedTemporaryFile("w", suffix=".log", delete=False)  # noqa: SIM115
+    log = tempfile.NamedTemporaryFile("w", suffix=".log", delete=False)
     process = subprocess.Popen(
         shlex.split(command.format(port=port)), stdout=log, stderr=log, start_new_session=True
     )

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -73,9 +72,7 @@ def load(folder: Path, cache_tokens: int = CACHE_TOKENS) -> Loaded:
     backend = tgi_backend().create()
     capabilities = backend.load(
         LoadRequest(
-            model=ModelFiles(
-                reference=str(folder), path=folder, format=ModelFormat.SAFETENSORS
-            ),
+            model=ModelFiles(reference=str(folder), path=folder, format=ModelFormat.SAFETENSORS),
             dtype=DType.FLOAT32,
             cache_tokens=cache_tokens,
             max_step_tokens=512,
@@ -159,7 +156,7 @@ def test_on_a_second_run_with_prefix_hits(loaded: Loaded) -> None:
 def test_with_neighbours_being_cancelled(loaded: Loaded) -> None:
     engine = loaded.engine()
     arrivals = staggered(loaded)
-    for step, wanted in enumerate(arrivals):
+    for wanted in arrivals:
         if wanted:
             i = int(wanted[0].request_id.partition("-")[0])
             wanted.append(request(i, loaded.prompts[-1 - i][:300], "cancelled"))
