@@ -1,0 +1,27 @@
+"""The conformance kit of tgi-core, on a tiny model that has only the rounding of float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tgi_core.contract import LoadRequest, ModelFiles, ModelFormat
+from tgi_core.testing.conformance import BackendConformance
+
+
+class TestLlamaCpp(BackendConformance):
+    module = "tgi_backend_llamacpp.plugin"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, tiny: Path) -> LoadRequest:
+        return LoadRequest(
+            model=ModelFiles(reference="tiny", path=tiny, format=ModelFormat.GGUF),
+            max_rows=8,
+            max_step_tokens=64,
+            max_sequence_tokens=256,
+            cache_tokens=1024,
+            num_threads=1,
+            options={"type_k": "f32", "type_v": "f32", "flash_attn": "off"},
+        )

@@ -1,0 +1,293 @@
+"""StepBackend on llama.cpp: sequences are llama.cpp's, the cache is one pool of cells.
+
+llama.cpp aborts the process on a batch that it does not like, so every step is checked here
+before the C call. Does not sample and knows no text.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from tgi_backend_llamacpp.amx import buffer_choice
+from tgi_backend_llamacpp.batch import DecodeBatch, copy_logits
+from tgi_backend_llamacpp.cells import CellLedger
+from tgi_backend_llamacpp.gguf import read_model
+from tgi_backend_llamacpp.llama_log import llama_log
+from tgi_backend_llamacpp.loading import check_model, open_context, open_model
+from tgi_backend_llamacpp.memory import available_bytes
+from tgi_backend_llamacpp.options import parse_options
+from tgi_backend_llamacpp.sizes import cache_bytes_per_token, choose_sizes
+from tgi_core.contract import (
+    ANY_LENGTH,
+    BackendStats,
+    Capabilities,
+    Fork,
+    HostLogits,
+    LoadRequest,
+    LogitsRows,
+    PendingLogits,
+    Progress,
+    Step,
+)
+from tgi_core.errors import (
+    BackendDead,
+    BackendUnavailable,
+    OutOfMemory,
+    RowsFailed,
+    Unsupported,
+    UnsupportedModel,
+)
+
+_MOST_TOKENS_PER_DECODE = 2048
+"""Larger steps are split: buffers of llama.cpp grow with the batch, its speed no more."""
+
+
+class LlamaCppBackend:
+    """Satisfies `StepBackend`."""
+
+    def __init__(self) -> None:
+        self._resources = ExitStack()
+
+    def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
+        """Checks the header, loads the file, sizes the cache and tries that it can be cut.
+
+        Raises:
+            UsageError: an option is unknown or wrong.
+            BackendUnavailable: llama.cpp cannot decode on this CPU.
+            BadModel, UnsupportedModel, DoesNotFit: as their names say.
+        """
+        options = parse_options(request)
+        path = request.model.path
+        header = read_model(path)
+        buffers = buffer_choice()
+        if not buffers.usable:
+            raise BackendUnavailable(buffers.note)
+        if buffers.note:
+            llama_log().warn(buffers.note)
+        with ExitStack() as stack:
+            model = open_model(
+                path,
+                stack,
+                progress,
+                n_gpu_layers=options.n_gpu_layers,
+                extra_buffers=buffers.extra_buffers,
+            )
+            check_model(path, model, header)
+            # Of a sliding window llama.cpp gives away cells that only one sequence holds once
+            # the window has passed them, even with swa_full; truncate and fork need them still.
+            # So there each token belongs to a second sequence, which protects it.
+            most_sequences = llama.llama_max_parallel_sequences()
+            self._shadow = most_sequences // 2 if llama.llama_model_n_swa(model) > 0 else 0
+            most_sequences = self._shadow or most_sequences
+            per_token = cache_bytes_per_token(header, options)
+            trained_tokens = llama.llama_model_n_ctx_train(model)
+            sizes = choose_sizes(
+                request,
+                bytes_per_token=per_token,
+                trained_tokens=trained_tokens,
+                available_bytes=available_bytes(),
+                most_sequences=most_sequences,
+            )
+            if sizes.max_sequence_tokens > trained_tokens:
+                llama_log().warn(f"the model was trained on {trained_tokens} tokens at most")
+            self._batch = DecodeBatch(
+                min(sizes.max_step_tokens, _MOST_TOKENS_PER_DECODE), self._shadow
+            )
+            self._context = open_context(model, stack, sizes, options, n_batch=self._batch.capacity)
+            self._memory = llama.llama_get_memory(self._context)
+            self._try_to_cut()
+            self._resources = stack.pop_all()
+        cells = llama.llama_n_ctx(self._context)
+        gpu = llama.llama_supports_gpu_offload() and options.n_gpu_layers != 0
+        self._memory_bytes = int(llama.llama_model_size(model) + cells * per_token)
+        self._capabilities = Capabilities(
+            device=f"llama.cpp on {'gpu' if gpu else 'cpu'}",
+            vocab_size=llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)),
+            max_sequences=most_sequences,
+            max_rows=sizes.max_rows,
+            max_step_tokens=sizes.max_step_tokens,
+            max_sequence_tokens=sizes.max_sequence_tokens,
+            max_prefill_tokens=sizes.max_step_tokens,
+            cache_tokens=cells,
+            fork=Fork.ANY,
+            mixed=True,
+            chunked=True,
+            draft_lengths=(ANY_LENGTH,),
+            logits=LogitsRows.ALL,
+            # one token and many take different kernels, whose rounding differs
+            batch_invariant=False,
+        )
+        self._cells = CellLedger(cells, self._capabilities.max_sequences, sizes.max_sequence_tokens)
+        self._logits = np.empty((0, self._capabilities.vocab_size), np.float32)
+        return self._capabilities
+
+    def warm_up(self, progress: Progress) -> None:
+        """Runs a row of several tokens and rows of one, so that the weights are in memory."""
+        rows = min(self._capabilities.max_rows, self._batch.capacity)
+        one, many = np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32)
+        for done, (position, seq) in enumerate(((many, one), (one, many))):
+            progress("warming up", done, 2, "shapes")
+            code = self._decode(one, position, seq, np.ones(rows, np.int8))
+            for used in range(rows):
+                self._cut(used, 0)
+            if code != 0:
+                raise BackendDead(f"llama_decode failed with {code}: {llama_log().complaints()}")
+        progress("warming up", 2, 2, "shapes")
+
+    def reserve(self, seq: int, length: int) -> bool:
+        """Counts cells; llama.cpp takes them when the tokens come."""
+        self._check_id(seq)
+        return self._cells.reserve(seq, length)
+
+    def fork(self, src: int, dst: int, length: int) -> bool:
+        """Shares cells; takes none."""
+        self._check_id(src)
+        self._check_id(dst)
+        self._cells.fork(src, dst, length)
+        if length:
+            for to in self._ids(dst):
+                llama.llama_memory_seq_cp(self._memory, src, to, 0, length)
+        return True
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Frees the cells that no other sequence shares."""
+        self._check_id(seq)
+        held = int(self._cells.held[seq])
+        self._cells.truncate(seq, length)
+        if length < held:
+            self._cut(seq, length)
+
+    def release(self, seq: int) -> None:
+        """Frees the cells that no other sequence shares."""
+        self.truncate(seq, 0)
+
+    def step(self, step: Step) -> PendingLogits:
+        """Runs one `llama_decode` per 2048 tokens; the logits are on the host when it returns.
+
+        Raises:
+            Unsupported: the step is larger than the capabilities allow, or has embeddings.
+            RowsFailed: rows with a token outside the vocabulary, or without reserved room.
+            OutOfMemory, BackendDead: as llama.cpp says.
+        """
+        self._check(step)
+        position = step.token_positions()
+        seq = np.repeat(step.seq, step.n)
+        wanted = np.zeros(step.num_tokens, np.int8)
+        wanted[step.out] = 1
+        logits = self._logits_of(len(step.out))
+        filled = 0
+        for begin in range(0, step.num_tokens, self._batch.capacity):
+            part = slice(begin, begin + self._batch.capacity)
+            code = self._decode(step.tokens[part], position[part], seq[part], wanted[part])
+            if code != 0:
+                self._undo(step)
+                raise self._failure(code, step)
+            rows = int(wanted[part].sum())
+            copy_logits(self._context, logits[filled : filled + rows])
+            filled += rows
+        self._cells.advance(step.seq, step.n)
+        return HostLogits(logits)
+
+    def stats(self) -> BackendStats:
+        """Reserved cells count as used."""
+        return BackendStats(cache_tokens_used=self._cells.num_used, memory_bytes=self._memory_bytes)
+
+    def close(self) -> None:
+        """Frees context and weights; may be called twice."""
+        self._resources.close()
+
+    def _check_id(self, seq: int) -> None:
+        if not 0 <= seq < self._capabilities.max_sequences:
+            raise ValueError(f"there is no sequence {seq}")
+
+    def _check(self, step: Step) -> None:
+        can = self._capabilities
+        if step.embeds is not None or step.positions is not None:
+            raise Unsupported("embeddings in a step")
+        if step.adapter is not None and step.adapter.any():
+            raise Unsupported("adapters")
+        if step.num_rows > can.max_rows or step.num_tokens > can.max_step_tokens:
+            raise Unsupported(
+                "steps of this size",
+                f"{step.num_rows} rows and {step.num_tokens} tokens are more than a step's "
+                f"{can.max_rows} and {can.max_step_tokens}",
+            )
+        shapes_agree = len(step.past) == len(step.n) == step.num_rows
+        if not shapes_agree or (step.n < 1).any() or step.n.sum() != step.num_tokens:
+            raise ValueError("the arrays of the step do not fit together")
+        if len(np.unique(step.seq)) != step.num_rows:
+            raise ValueError("a sequence occurs twice in the step")
+        ends = step.out[[0, -1]] if len(step.out) else np.zeros(0, np.int32)
+        if (ends < 0).any() or (ends >= step.num_tokens).any() or (np.diff(step.out) < 1).any():
+            raise ValueError("out is not ascending within the tokens of the step")
+        bad = self._bad_rows(step)
+        if len(bad):
+            raise RowsFailed(bad, "a token outside the vocabulary, or room that was not reserved")
+
+    def _bad_rows(self, step: Step) -> list[int]:
+        """Rows that must not reach llama.cpp."""
+        known = (step.seq >= 0) & (step.seq < self._capabilities.max_sequences)
+        seq = np.where(known, step.seq, 0)
+        good = known & (step.past == self._cells.held[seq])
+        good &= step.past + step.n <= self._cells.reserved[seq]
+        outside = (step.tokens < 0) | (step.tokens >= self._capabilities.vocab_size)
+        if outside.any():
+            good &= ~np.logical_or.reduceat(outside, step.row_begins()[:-1])
+        return np.flatnonzero(~good).tolist()
+
+    def _decode(
+        self,
+        token: NDArray[np.int32],
+        position: NDArray[np.int32],
+        seq: NDArray[np.int32],
+        wanted: NDArray[np.int8],
+    ) -> int:
+        llama_log().forget()
+        return self._batch.decode(self._context, token, position, seq, wanted)
+
+    def _undo(self, step: Step) -> None:
+        """Drops whatever the failed step has written."""
+        for seq, past in zip(step.seq.tolist(), step.past.tolist(), strict=True):
+            self._cut(seq, past)
+
+    def _cut(self, seq: int, length: int) -> None:
+        for one in self._ids(seq):
+            if not llama.llama_memory_seq_rm(self._memory, one, length, -1):
+                raise BackendDead(f"llama.cpp could not cut sequence {seq} to {length} tokens")
+
+    def _ids(self, seq: int) -> tuple[int, ...]:
+        """llama.cpp's sequences that hold the tokens of one of ours."""
+        return (seq, seq + self._shadow) if self._shadow else (seq,)
+
+    def _failure(self, code: int, step: Step) -> Exception:
+        """What `llama_decode`'s return code means here."""
+        words = llama_log().complaints()
+        if code == 1:
+            return OutOfMemory(f"llama.cpp found no room in its cache: {words}")
+        if code < -1:
+            return BackendDead(f"llama_decode failed with {code}: {words}")
+        reason = f"llama_decode refused the batch with {code}: {words}"
+        return RowsFailed(range(step.num_rows), reason)
+
+    def _logits_of(self, rows: int) -> NDArray[np.float32]:
+        """float32 (rows, vocab) of one buffer that grows: fresh pages each step cost more."""
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, self._capabilities.vocab_size), np.float32)
+        return self._logits[:rows]
+
+    def _try_to_cut(self) -> None:
+        """Some architectures' caches cannot drop a tail; only trying tells."""
+        n = min(3, self._batch.capacity)
+        tokens, positions = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
+        code = self._decode(tokens, positions, np.zeros(n, np.int32), np.zeros(n, np.int8))
+        if code != 0:
+            raise UnsupportedModel(
+                f"llama.cpp cannot decode this model ({code}): {llama_log().complaints()}."
+            )
+        if not llama.llama_memory_seq_rm(self._memory, 0, 1, -1):
+            raise UnsupportedModel("the cache of this architecture cannot drop its last tokens.")
+        self._cut(0, 0)
