@@ -58,7 +58,9 @@ def test_the_llamacpp_extra_brings_no_torch_and_serves_a_gguf(
         cwd=os.sep,
     )
     try:
-        body = json.dumps({"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8}}).encode()
+        body = json.dumps(
+            {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8}}
+        ).encode()
         request = urllib.request.Request(
             "http://127.0.0.1:8791/generate", body, {"Content-Type": "application/json"}
         )

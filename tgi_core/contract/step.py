@@ -38,7 +38,8 @@ class StepBackend(Protocol):
         """Reads the weights, makes the cache, and says what can be done with them.
 
         Raises:
-            SetupError: BadModel, UnsupportedModel or DoesNotFit, with what to do.
+            SetupError: BadModel, UnsupportedModel or DoesNotFit, with what to do; UsageError for
+                an option that the backend does not have.
         """
         ...
 

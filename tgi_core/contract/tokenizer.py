@@ -58,7 +58,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text. Text that spells a special token becomes that token."""
+        """Token ids of a text. Text that spells a special token becomes that token.
+
+        Raises:
+            ValidationError: this tokenizer cannot take such a text, for example for its length.
+        """
         ...
 
     def spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:

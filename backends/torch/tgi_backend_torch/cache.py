@@ -44,6 +44,8 @@ class PagedCache:
         self.num_blocks = num_blocks
         self.dtype = dtype
         self.device = device
+        self.cell_bytes = max(shape.numbers for shape in layers) * dtype.itemsize
+        """Keys and values of one token in one layer, the largest one."""
         blocks = num_blocks + 1
         # zeros are written, not only promised: a page that was never touched is slow to read
         self._keys = [

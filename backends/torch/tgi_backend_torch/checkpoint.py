@@ -63,6 +63,8 @@ class Checkpoint:
                     tensors[name] = tensor.clone() if tensor.dtype == dtype else tensor
                     done += tensor.nbytes
                     progress("loading weights", done, self.num_bytes, "bytes")
+        # headers are part of the files, but of no tensor
+        progress("loading weights", self.num_bytes, self.num_bytes, "bytes")
         return tensors
 
 

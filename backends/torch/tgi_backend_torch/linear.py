@@ -1,7 +1,9 @@
 """Linear layers whose weights oneDNN has rearranged for the CPU once, instead of at every call.
 
-Measured on Zen 3 in float32, one thread, 4096 x 4096: 9 ms instead of 21 at 4 rows, 20 instead of
-35 at 16, 37 instead of 57 at 32, and no difference at 1 and at 512.
+Measured in float32 on one thread of a shared Zen 3. A layer of 4096 x 4096: 9 ms instead of 21 at
+4 rows, 20 instead of 35 at 16, 37 instead of 57 at 32, no difference at 1 and at 512. Whole steps
+of a model of 135 M parameters: 17 to 23 % less at 4 rows, 7 % at 16, no clear difference at 1 and
+at 32.
 """
 
 from __future__ import annotations

@@ -41,6 +41,9 @@ _DTYPES = {
     DType.FLOAT16: torch.float16,
 }
 
+_WARM_UP_TOKENS = 64
+"""Enough to take the way of a long row; the length makes no kernel faster later."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
@@ -105,9 +108,9 @@ class TorchBackend:
         """One prefill and one decode step, so that kernels are chosen and memory is touched."""
         loaded = self._here()
         limits = loaded.capabilities
-        prompt = min(limits.max_step_tokens, limits.max_sequence_tokens, limits.cache_tokens) - 1
+        prompt = min(_WARM_UP_TOKENS, limits.max_step_tokens, limits.max_sequence_tokens - 1)
         past = 0
-        for done, n in enumerate((max(prompt, 0), 1)):
+        for done, n in enumerate((prompt, 1)):
             progress("warming up", done, 2, "steps")
             if n:
                 self.reserve(0, past + n)
