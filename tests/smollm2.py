@@ -79,6 +79,29 @@ def put_folder(folder: Path) -> Path:
     return folder
 
 
+def write_float32_gguf(source: Path, target: Path) -> Path:
+    """A copy of a GGUF file with all its tensors in float32."""
+    import gguf
+    from gguf.quants import dequantize
+
+    reader = gguf.GGUFReader(str(source))
+    writer = gguf.GGUFWriter(str(target), reader.get_field("general.architecture").contents())
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        kind = field.types[0]
+        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        value = 0 if field.name == "general.file_type" else field.contents()
+        writer.add_key_value(field.name, value, kind, inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
 def _write_weights(reader: Any, folder: Path) -> None:
     import torch
     from gguf.quants import dequantize

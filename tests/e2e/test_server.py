@@ -237,3 +237,17 @@ def test_damaged_weights_an_unknown_architecture_and_a_small_cache(
         str(smollm2), "--port", "0", "--cache-tokens", "64", "--max-total-tokens", "512"
     )
     assert status == 78 and "64" in words
+
+
+@pytest.mark.slow
+def test_a_damaged_gguf(tmp_path: Path, smollm2_gguf: Path) -> None:
+    whole = smollm2_gguf.read_bytes()
+    for name, content in {
+        "cut.gguf": whole[: len(whole) // 2],
+        "empty.gguf": b"",
+        "text.gguf": b"not a model at all",
+        "counts.gguf": whole[:8] + b"\xff" * 16 + whole[24:4096],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        status, words = refused(str(tmp_path / name), "--port", "0")
+        assert status == 65 and name in words, words
