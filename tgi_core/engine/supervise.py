@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _SUSPICIOUS_STRIKES = 2
 _MAX_BARREN_DEATHS = 4
 """Engines that may die one after another before any of them produced a token."""
+_MAX_DEATHS_WHILE_LOADING = 2
+"""The same for a model that no engine has ever got ready: it is probably the model's fault."""
 _RESTART_DELAY_S = 0.5
 _ADVICE = {
     signal.SIGILL: "the CPU lacks an instruction that the backend was compiled for",
@@ -239,7 +241,8 @@ class Supervisor:
             message = "the engine process died each time it worked on this request"
             guilty.deliver(RequestFailed(request_id=guilty.request.request_id, message=message))
             self._barren_deaths = 0
-        if self._barren_deaths >= _MAX_BARREN_DEATHS:
+        most = _MAX_BARREN_DEATHS if self._info is not None else _MAX_DEATHS_WHILE_LOADING
+        if self._barren_deaths >= most:
             raise EngineLost(
                 f"{self._barren_deaths} engine processes died one after another without producing "
                 "a token; the log says how each of them ended."
