@@ -1,4 +1,5 @@
 # Two commands to begin with: `make serve` answers a curl, `make test` passes the tests.
+# One thread a test process and a process a core: threads that share cores wait for each other.
 # PIP_FLAGS passes options to pip, such as --extra-index-url for CPU builds of torch.
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ serve: $(SMOLLM2)/config.json  ## Installs the CPU backend and serves a real mod
 	$(VENV)/bin/tgi serve $(SMOLLM2) --served-model-name smollm2 --port $(PORT)
 
 test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
-	$(VENV)/bin/python -m pytest -m "slow or not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "slow or not slow" $(PYTEST_FLAGS)
 
 quick: $(VENV)/.test  ## The tests that take seconds
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)

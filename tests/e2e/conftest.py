@@ -104,7 +104,9 @@ def serve(tmp_path: Path) -> ServerFactory:
         log = tmp_path / f"server-{port}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tgi_core", "serve", *arguments, "--port", str(port)],
+                # one thread: tests run side by side, and threads that share a core wait
+                [sys.executable, "-m", "tgi_core", "serve", *arguments, "--threads", "1"]
+                + ["--port", str(port)],
                 stdout=output,
                 stderr=output,
                 text=True,

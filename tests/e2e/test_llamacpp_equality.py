@@ -40,7 +40,14 @@ def model(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def llama(model: Path) -> Iterator[Any]:
     made = llama_cpp.Llama(
-        str(model), n_ctx=1024, verbose=False, flash_attn=False, type_k=0, type_v=0
+        str(model),
+        n_ctx=1024,
+        n_threads=1,
+        n_threads_batch=1,
+        verbose=False,
+        flash_attn=False,
+        type_k=0,
+        type_v=0,
     )
     yield made
     made.close()
@@ -73,6 +80,7 @@ def engine(model: Path) -> Iterator[StepEngine]:
             max_rows=8,
             max_sequence_tokens=1024,
             cache_tokens=6144,
+            num_threads=1,
             options={"type_k": "f32", "type_v": "f32", "flash_attn": "off"},
         ),
         lambda *a, **k: None,
