@@ -105,8 +105,17 @@ def serve(tmp_path: Path) -> ServerFactory:
         with log.open("w") as output:
             process = subprocess.Popen(
                 # one thread: tests run side by side, and threads that share a core wait
-                [sys.executable, "-m", "tgi_core", "serve", *arguments, "--threads", "1"]
-                + ["--port", str(port)],
+                [
+                    sys.executable,
+                    "-m",
+                    "tgi_core",
+                    "serve",
+                    *arguments,
+                    "--threads",
+                    "1",
+                    "--port",
+                    str(port),
+                ],
                 stdout=output,
                 stderr=output,
                 text=True,

@@ -52,8 +52,15 @@ def test_the_llamacpp_extra_brings_no_torch_and_serves_a_gguf(
     assert "tgi-backend-llamacpp" in names and not names & {"torch", "transformers"}
     log = (tmp_path / "log").open("w+")
     server = subprocess.Popen(
-        [str(environment / "bin" / "tgi"), "serve", str(smollm2_gguf)]
-        + ["--port", "8791", "--threads", "1"],
+        [
+            str(environment / "bin" / "tgi"),
+            "serve",
+            str(smollm2_gguf),
+            "--port",
+            "8791",
+            "--threads",
+            "1",
+        ],
         stdout=log,
         stderr=log,
         cwd=os.sep,

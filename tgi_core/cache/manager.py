@@ -60,6 +60,7 @@ class CacheManager:
         # a prompt that begins with cached tokens needs a row with past > 0
         self._prefix_caching = prefix_caching and capabilities.chunked
         self._max_tokens = capabilities.max_sequence_tokens
+        self._parked_tokens = capabilities.parked_tokens
         self._index = PrefixIndex()
         self._free = list(range(capabilities.max_sequences - 1, -1, -1))
         self._room = [0] * capabilities.max_sequences
@@ -144,6 +145,10 @@ class CacheManager:
             self._backend.truncate(seq, len(tokens))
             self._room[seq] = len(tokens)
         self._parked[seq] = len(tokens)
+        if self._parked_tokens is not None:
+            # the newest one stays, however long: it is the likeliest to be continued
+            while len(self._parked) > 1 and sum(self._parked.values()) > self._parked_tokens:
+                self.release(next(iter(self._parked)))
 
     def release(self, seq: int) -> None:
         """Empties a sequence and frees its id."""

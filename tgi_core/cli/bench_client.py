@@ -129,13 +129,20 @@ class Connection:
             self._wire = None
 
     async def _exchange(self, body: bytes, reply: Reply) -> None:
-        if self._wire is None or not self._wire.open:
-            target, loop = self._target, asyncio.get_running_loop()
-            _, self._wire = await loop.create_connection(
-                _Wire, target.host, target.port, ssl=target.tls
-            )
+        request = b"%b%d\r\n\r\n%b" % (self._target.head, len(body), body)
         reply.start_s = perf_counter()
-        await self._wire.send(b"%b%d\r\n\r\n%b" % (self._target.head, len(body), body), reply)
+        if self._wire is not None and self._wire.open:
+            await self._wire.send(request, reply)
+            if self._wire.answered or not reply.error:
+                return
+            # the server may close an idle connection at any time, also just now
+            reply.error = ""
+        target, loop = self._target, asyncio.get_running_loop()
+        _, self._wire = await loop.create_connection(
+            _Wire, target.host, target.port, ssl=target.tls
+        )
+        reply.start_s = perf_counter()
+        await self._wire.send(request, reply)
 
 
 class _Wire(asyncio.Protocol):
@@ -160,6 +167,11 @@ class _Wire(asyncio.Protocol):
         else:
             self._finish("the server closed the connection at once")
         return self._finished
+
+    @property
+    def answered(self) -> bool:
+        """Whether a status line has come since the last request."""
+        return self._status != 0
 
     def close(self) -> None:
         self._transport.abort()

@@ -76,6 +76,8 @@ class Capabilities:
     """What the KV cache holds over all sequences, in tokens."""
     cache_grain_tokens: int = 1
     """Unit in which the cache is handed out: a block, a slot, or 1."""
+    parked_tokens: int | None = None
+    """Parked sequences beyond this many tokens make every step slower; None: they cost nothing."""
     fork: Fork = Fork.NONE
     mixed: bool = False
     """A step may hold rows of one token and longer rows together."""

@@ -31,13 +31,14 @@ def sizes(free: int = 64 * GIB, per_token: float = 131072, **fields: object) -> 
     )
 
 
-def test_defaults_are_two_gib_or_a_quarter_of_what_is_free() -> None:
+def test_defaults_are_what_the_rows_use_within_two_gib_and_a_quarter_of_what_is_free() -> None:
     assert sizes() == Sizes(
-        max_rows=64, max_sequence_tokens=8192, max_step_tokens=512, cache_tokens=16384
+        max_rows=8, max_sequence_tokens=8192, max_step_tokens=512, cache_tokens=12288
     )
+    assert sizes(max_rows=64).cache_tokens == 16384
     assert sizes(free=4 * GIB).cache_tokens == 8192
     assert sizes(free=2 * GIB).max_sequence_tokens == 4096
-    assert sizes(per_token=1, max_rows=2).cache_tokens == 16384
+    assert sizes(per_token=1, max_rows=2).cache_tokens == 8192
     assert sizes(max_rows=1000).max_rows == 128
 
 

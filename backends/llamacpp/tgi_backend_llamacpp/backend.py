@@ -45,6 +45,10 @@ from tgi_core.errors import (
 _MOST_TOKENS_PER_DECODE = 2048
 """Larger steps are split: buffers of llama.cpp grow with the batch, its speed no more."""
 
+_PARKED_TOKENS = 512
+"""One pool of cells lets sequences share beginnings, but each row looks at every cell in it: 2,000
+parked tokens make a decode step of SmolLM2 10 % longer. The last sequence is kept in any case."""
+
 
 class LlamaCppBackend:
     """Satisfies `StepBackend`."""
@@ -113,6 +117,7 @@ class LlamaCppBackend:
             max_sequence_tokens=sizes.max_sequence_tokens,
             max_prefill_tokens=sizes.max_step_tokens,
             cache_tokens=cells,
+            parked_tokens=_PARKED_TOKENS,
             fork=Fork.ANY,
             mixed=True,
             chunked=True,

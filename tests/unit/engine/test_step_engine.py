@@ -300,3 +300,18 @@ def test_what_the_device_cannot_do_is_refused_by_name() -> None:
     )
     [event] = engine.poll(0)
     assert isinstance(event, RequestFailed) and "prompt logprobs" in event.message
+
+
+def test_parked_tokens_stay_below_what_the_backend_names() -> None:
+    class Scanned(FakeBackend):
+        def load(self, *args: Any) -> Any:
+            return replace(super().load(*args), parked_tokens=100)
+
+    engine = fake_engine(backend=Scanned(FakeShape()))
+    for i in range(6):
+        prompt = tuple(range(i, i + 40))
+        generate(engine, [Request(request_id="a", prompt=prompt, stop=StopRule(max_new_tokens=2))])
+    assert engine.stats().num_parked == 2
+    long = Request(request_id="a", prompt=tuple(range(128)), stop=StopRule(max_new_tokens=2))
+    generate(engine, [long])
+    assert engine.stats().num_parked == 1, "the newest one stays, however long"
