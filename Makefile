@@ -15,7 +15,7 @@ serve: $(SMOLLM2)/config.json  ## Installs the CPU backend and serves a real mod
 	$(VENV)/bin/tgi serve $(SMOLLM2) --served-model-name smollm2 --port $(PORT)
 
 test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "slow or not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "slow or not slow" $(PYTEST_FLAGS)
 
 quick: $(VENV)/.test  ## The tests that take seconds
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
