@@ -81,7 +81,7 @@ def test_streams_survive_two_killed_engines(serve: ServerFactory, smollm2: Path)
     wanted = bodies(16, 40)
     with serve(str(smollm2), "--dtype", "float32", "--max-total-tokens", "1024") as server:
         undisturbed = streams(server, wanted)
-        assert all(text[-1] == "[end]" and len(text) == 41 for text in undisturbed)
+        assert all(text[-1] == "[end]" for text in undisturbed)
         assert streams(server, wanted, kills=2) == undisturbed
 
 

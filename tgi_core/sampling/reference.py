@@ -1,8 +1,9 @@
 """The sampler in numpy: the executable definition of what every sampler must choose.
 
 For each row: bias, penalties, mask; then either the most probable token (temperature 0), or
-temperature, top-k, top-p, min-p and typical-p, and a draw: the eligible tokens stand in the order
-of their ids, each as wide as its probability, and the row's uniform number points at one of them.
+temperature, top-k, top-p, min-p and typical-p, and a draw: each eligible token gets an exponential
+random number, made of the row's uniform number and the token's id, and the smallest quotient of
+number and probability wins.
 Log-probabilities are those of the adjusted and truncated distribution, as TGI gives them.
 """
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from tgi_core.contract import SampledTokens, SamplingBatch
 from tgi_core.sampling.logprobs import log_normalizer, top
 from tgi_core.sampling.penalties import adjust
+from tgi_core.sampling.seeds import exponentials
 from tgi_core.sampling.truncation import Candidates, truncate
 
 
@@ -70,9 +72,10 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
 
 
 def _draw(candidates: Candidates, uniform: float) -> int:
-    mass = np.cumsum(candidates.probabilities())
-    place = int(np.searchsorted(mass, uniform * mass[-1], side="right"))
-    return int(candidates.ids[min(place, len(mass) - 1)])
+    """An exponential race: a token arrives after its random number divided by its probability."""
+    with np.errstate(divide="ignore"):
+        arrivals = exponentials(uniform, candidates.ids) / candidates.probabilities()
+    return int(candidates.ids[arrivals.argmin()])
 
 
 def _logit_of(candidates: Candidates, token: int) -> float:

@@ -1,4 +1,5 @@
-"""One uniform number for each drawn token, from the request's seed and the token's place.
+"""One uniform number for each drawn token, from the request's seed and the token's place, and
+what a draw makes of it.
 
 A pure function, so a draw is the same alone, in a batch, after preemption and in a new engine.
 The mixer is splitmix64 (Steele, Lea and Flood, https://doi.org/10.1145/2660193.2660195).
@@ -27,6 +28,25 @@ def uniform(seed: NDArray[np.uint64], position: NDArray[np.uint64]) -> NDArray[n
     with np.errstate(over="ignore"):
         bits = _mix(_mix(seed) + position)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def exponentials(draw: float, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
+    """An exponential random number for each token, from a row's one uniform draw.
+
+    Args:
+        draw: in [0, 1), from `uniform`.
+        tokens: (C,), token ids.
+
+    Returns:
+        float64 (C,), above 0. A token's number does not depend on which others there are.
+    """
+    with np.errstate(over="ignore"):
+        key = _mix(np.array([int(draw * 2**53)], np.uint64))
+        bits = _mix(key + tokens.astype(np.uint64) * _INCREMENT)
+    result: NDArray[np.float64] = -np.log(
+        ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    )
+    return result
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

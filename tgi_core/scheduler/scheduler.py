@@ -16,7 +16,7 @@ from tgi_core.scheduler.plan import PlannedRow, StepPlan
 from tgi_core.scheduler.sequence import NO_SEQ, Sequence, Status
 from tgi_core.scheduler.waiting import Waiting
 
-_HEADROOM_TOKENS = 64
+_HEADROOM_TOKENS = 16
 """Room beyond the prompt that admission asks for, so that a sequence is not preempted at once."""
 
 _SCORED_CHUNK_TOKENS = 256
