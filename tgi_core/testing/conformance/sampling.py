@@ -98,20 +98,21 @@ def _feed_some(runner: Runner) -> list[int]:
 def _reference(logits: Logits, batch: SamplingBatch) -> tuple[SampledTokens, NDArray[np.bool_]]:
     """What the reference chooses, and bool (L,): where rounding cannot change it.
 
-    A draw that points at the border of two tokens, or a limit that a token just reaches, may
+    A draw that two tokens win as good as together, or a limit that a token just reaches, may
     fall either way on a device that adds in another order. Such rows are not compared.
     """
     want = reference.sample(logits.copy(), batch)
     firm = np.ones(batch.num_rows, np.bool_)
     for sign in (-_NUDGE, _NUDGE):
         for nudged in (
-            replace(batch, uniform=np.clip(batch.uniform + sign, 0, 1 - 2.0**-53)),
             replace(batch, top_p=_below_one(batch.top_p, sign)),
             replace(batch, typical_p=_below_one(batch.typical_p, sign)),
             replace(batch, min_p=batch.min_p * np.float32(1 + sign)),
         ):
             other = reference.sample(logits.copy(), nudged)
             firm &= (other.ids == want.ids) & _near(other.logprobs, want.logprobs)
+        warmer = replace(batch, temperature=batch.temperature * np.float32(1 + sign))
+        firm &= reference.sample(logits.copy(), warmer).ids == want.ids
     return want, firm
 
 
