@@ -141,7 +141,7 @@ def test_the_path_rule_sees_what_it_forbids(line):
     assert MACHINE_PATH.search(line)
 
 
-@pytest.mark.parametrize("line", ["https://host/work/x", "a/root/x", "the /work of others"])
+@pytest.mark.parametrize("line", ["https://host/home/x", "a/home/x", "the /home of others"])
 def test_the_path_rule_lets_the_rest_be(line):
     assert not MACHINE_PATH.search(line)
 
