@@ -32,11 +32,13 @@ from tgi_core.contract.events import (
     TokenEvent,
     TopToken,
 )
+from tgi_core.contract.memory import available_bytes
 from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
 from tgi_core.contract.queueing import QueuePolicy
 from tgi_core.contract.request import Feature, Grammar, GrammarKind, Request, StopRule
 from tgi_core.contract.result import HostLogits, PendingLogits, PendingTokens, SampledTokens
 from tgi_core.contract.sampling import SamplingBatch, SamplingParams
+from tgi_core.contract.sizes import Sizes, choose_sizes
 from tgi_core.contract.step import BackendStats, SamplesOnDevice, StepBackend
 from tgi_core.contract.tokenizer import Tokenizer, TokenSpan, TokenStream
 from tgi_core.contract.version import CONTRACT, check_contract
@@ -81,6 +83,7 @@ __all__ = [
     "SamplesOnDevice",
     "SamplingBatch",
     "SamplingParams",
+    "Sizes",
     "Step",
     "StepBackend",
     "StepStats",
@@ -91,5 +94,7 @@ __all__ = [
     "Tokenizer",
     "TopToken",
     "Verdict",
+    "available_bytes",
     "check_contract",
+    "choose_sizes",
 ]

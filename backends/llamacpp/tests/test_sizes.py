@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from tgi_backend_llamacpp.gguf import GgufArray, GgufHeader, read_model
-from tgi_backend_llamacpp.memory import available_bytes
 from tgi_backend_llamacpp.options import CacheType, FlashAttention, Options, parse_options
 from tgi_backend_llamacpp.sizes import Sizes, cache_bytes_per_token, choose_sizes
 
@@ -101,19 +100,3 @@ def test_options_are_read_and_unknown_ones_refused() -> None:
 def test_settings_that_cannot_be_honoured_are_refused(fields: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_options(request(**fields))
-
-
-def test_free_memory_respects_the_container(tmp_path: Path) -> None:
-    assert available_bytes() > 0
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  4096 kB\n")
-    assert available_bytes(tmp_path) == 4 << 20
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.max").write_text("max\n")
-    (group / "memory.current").write_text("1000\n")
-    assert available_bytes(tmp_path) == 4 << 20
-    (group / "memory.max").write_text("5000\n")
-    assert available_bytes(tmp_path) == 4000
-    (group / "memory.max").write_text("500\n")
-    assert available_bytes(tmp_path) == 0

@@ -18,7 +18,6 @@ from tgi_backend_llamacpp.cells import CellLedger
 from tgi_backend_llamacpp.gguf import read_model
 from tgi_backend_llamacpp.llama_log import llama_log
 from tgi_backend_llamacpp.loading import check_model, open_context, open_model
-from tgi_backend_llamacpp.memory import available_bytes
 from tgi_backend_llamacpp.options import parse_options
 from tgi_backend_llamacpp.sizes import cache_bytes_per_token, choose_sizes
 from tgi_core.contract import (
@@ -32,6 +31,7 @@ from tgi_core.contract import (
     PendingLogits,
     Progress,
     Step,
+    available_bytes,
 )
 from tgi_core.errors import (
     BackendDead,

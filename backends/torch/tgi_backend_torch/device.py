@@ -6,8 +6,6 @@ how much memory there is and what computes attention, and nothing else.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,6 +14,7 @@ from torch import nn
 from tgi_backend_torch.attention import Attention, SdpaAttention
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.linear import can_pack, pack_linears
+from tgi_core.contract import available_bytes
 
 
 class Device(Protocol):
@@ -89,7 +88,7 @@ class CpuDevice:
 
     def free_bytes(self) -> int:
         """What the kernel says is available, within the limit of the control group."""
-        return min(_available_bytes(), _cgroup_bytes())
+        return available_bytes()
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
         """Packs the weights of linear layers."""
@@ -106,27 +105,3 @@ class CpuDevice:
 
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
-
-
-def _available_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    # systems without /proc do not tell what is available: half of what is built in is a fair guess
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _cgroup_bytes() -> int:
-    """What a container's memory limit leaves; a huge number without a limit."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text().strip()
-        used = int((root / "memory.current").read_text())
-        # pages of files count as used and are given up on demand
-        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-        cached = int(stat.get("inactive_file", 0))
-    except (OSError, ValueError):
-        return 1 << 62
-    return 1 << 62 if limit == "max" else max(0, int(limit) - used + cached)

@@ -16,7 +16,6 @@ from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.layout import StepLayout
 from tgi_backend_torch.loader import load_model, model_class, read_config, rope_limit
-from tgi_backend_torch.sizing import Sizes, choose_sizes
 from tgi_backend_torch.trial import try_model
 from tgi_core.contract import (
     ANY_LENGTH,
@@ -31,7 +30,9 @@ from tgi_core.contract import (
     LogitsRows,
     PendingLogits,
     Progress,
+    Sizes,
     Step,
+    choose_sizes,
 )
 from tgi_core.errors import DoesNotFit, OutOfMemory, UnsupportedModel, UsageError
 

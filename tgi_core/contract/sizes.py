@@ -1,10 +1,10 @@
-"""How large the cache and a step may be: arithmetic on numbers, without torch."""
+"""How large a paged cache and a step may be, for backends that page. Pure arithmetic."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tgi_core.contract import LoadRequest
+from tgi_core.contract.backend import LoadRequest
 from tgi_core.errors import DoesNotFit, UsageError
 
 _DEFAULT_ROWS = 64

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tgi_backend_torch.sizing import choose_sizes
 
-from tgi_core.contract import LoadRequest, ModelFiles, ModelFormat
+from tgi_core.contract import LoadRequest, ModelFiles, ModelFormat, choose_sizes
 from tgi_core.errors import DoesNotFit
 
 GIB = 1 << 30
