@@ -23,8 +23,8 @@ A = [1, *range(262, 291)]  # thirty tokens each
 B = [1, *range(289, 260, -1)]
 
 
-def close(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.allclose(a, b, rtol=0, atol=1e-4))
+def close(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-4) -> bool:
+    return bool(np.allclose(a, b, rtol=0, atol=tolerance))
 
 
 @pytest.fixture
@@ -115,7 +115,8 @@ def test_a_sliding_window_forgets_nothing_that_a_fork_may_need(
     driver.step({0: A[:14]})
     driver.fork(2, 3, 10)
     driver.release(2)
-    assert close(driver.step({3: A}, range(30)), expected)
+    # ggml looks Gemma's gelu up in a table of half precision; another token's logits are 4 away
+    assert close(driver.step({3: A}, range(30)), expected, tolerance=2e-3)
 
 
 def test_a_step_of_more_tokens_than_one_decode_takes(tmp_path: Path, drive: Callable) -> None:

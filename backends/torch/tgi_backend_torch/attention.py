@@ -94,7 +94,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """The function that transformers calls.
 
-    Tensors are (1, heads, T, dim), the result (1, T, heads, value_dim).
+    Tensors are (B, heads, L, dim), the result (B, L, heads, value_dim); the B * L tokens are those
+    of the flat batch in order, whichever of the two is 1.
 
     Raises:
         UnsupportedModel: attention is not causal, or has a mask or bias of its own. A trial finds
@@ -111,14 +112,12 @@ def attend(
     layer: BoundLayer = module.tgi_layer  # type: ignore[assignment]
     out = layer.attention.attend(
         layer.index,
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
+        *(x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)),
         Scoring(
             query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux
         ),
     )
-    return out[None], None
+    return out.unflatten(0, (query.shape[0], query.shape[2])), None
 
 
 # No mask function goes with it, so transformers makes no mask of the whole batch.

@@ -158,7 +158,13 @@ def load_model(
     return placed
 
 
-def rope_limit(config: PretrainedConfig) -> int | None:
+def longest_sequence(config: PretrainedConfig) -> int | None:
+    """Positions that the model was made for, and that a batch can hold beside other rows."""
+    trained: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min((x for x in (trained, _rope_limit(config)) if x is not None), default=None)
+
+
+def _rope_limit(config: PretrainedConfig) -> int | None:
     """The longest sequence at which rotary frequencies do not depend on the longest row.
 
     "longrope" and "dynamic" change the frequencies of a whole batch when one row grows past the

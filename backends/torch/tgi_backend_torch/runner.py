@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PretrainedConfig
 
 from tgi_backend_torch.attention import Attention, BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
@@ -15,7 +14,7 @@ from tgi_backend_torch.checkpoint import Checkpoint, find_checkpoint
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.layout import StepLayout
-from tgi_backend_torch.loader import load_model, model_class, read_config, rope_limit
+from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
 from tgi_backend_torch.trial import try_model
 from tgi_core.contract import (
     ANY_LENGTH,
@@ -87,7 +86,7 @@ class TorchBackend:
             cell_bytes=sum(shape.numbers for _, shape in trial.layers) * dtype.itemsize,
             block_tokens=BLOCK_TOKENS,
             free_bytes=device.free_bytes(),
-            longest=_longest(config),
+            longest=longest_sequence(config),
         )
         cache = PagedCache(
             [shape for _, shape in trial.layers], sizes.num_blocks, dtype, device.torch_device
@@ -227,12 +226,6 @@ class TorchBackend:
                 "of memory are free: use --dtype bfloat16 if they are float32, a smaller model, "
                 "or a machine with more memory."
             )
-
-
-def _longest(config: PretrainedConfig) -> int | None:
-    """Positions that the model was made for, and that a batch can hold beside other rows."""
-    trained: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return min((x for x in (trained, rope_limit(config)) if x is not None), default=None)
 
 
 def _capabilities(device: str, vocab_size: int, sizes: Sizes) -> Capabilities:
