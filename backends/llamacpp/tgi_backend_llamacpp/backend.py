@@ -171,7 +171,7 @@ class LlamaCppBackend:
         self.truncate(seq, 0)
 
     def step(self, step: Step) -> PendingLogits:
-        """Runs one `llama_decode` per 2048 tokens; the logits are on the host when it returns.
+        """Runs a `llama_decode` for each portion; the logits are on the host when it returns.
 
         Raises:
             Unsupported: the step is larger than the capabilities allow, or has embeddings.
@@ -184,18 +184,28 @@ class LlamaCppBackend:
         wanted = np.zeros(step.num_tokens, np.int8)
         wanted[step.out] = 1
         logits = self._logits_of(len(step.out))
-        filled = 0
-        for begin in range(0, step.num_tokens, self._batch.capacity):
-            part = slice(begin, begin + self._batch.capacity)
-            code = self._decode(step.tokens[part], position[part], seq[part], wanted[part])
+        place = np.cumsum(wanted) - 1
+        for tokens in self._portions(step):
+            code = self._decode(step.tokens[tokens], position[tokens], seq[tokens], wanted[tokens])
             if code != 0:
                 self._undo(step)
                 raise self._failure(code, step)
-            rows = int(wanted[part].sum())
-            copy_logits(self._context, logits[filled : filled + rows])
-            filled += rows
+            copy_logits(self._context, logits, place[tokens[wanted[tokens] == 1]])
         self._cells.advance(step.seq, step.n)
         return HostLogits(logits)
+
+    def _portions(self, step: Step) -> list[NDArray[np.intp]]:
+        """Indices of the tokens for each `llama_decode`: decoding rows, then longer ones.
+
+        Together they take longer: 256 tokens of a prompt beside 8 decoding rows 570 ms, one after
+        the other 400 ms (SmolLM2 in bfloat16 on Zen 4).
+        """
+        is_long = np.repeat(step.n > 1, step.n)
+        portions = []
+        for tokens in (np.flatnonzero(~is_long), np.flatnonzero(is_long)):
+            begins = range(0, len(tokens), self._batch.capacity)
+            portions += [tokens[begin : begin + self._batch.capacity] for begin in begins]
+        return portions
 
     def stats(self) -> BackendStats:
         """Reserved cells count as used."""

@@ -57,13 +57,21 @@ class DecodeBatch:
         return int(llama.llama_decode(context, self._batch))
 
 
-def copy_logits(context: llama.llama_context_p, target: NDArray[np.float32]) -> None:
-    """Copies the rows of the last decode, in the order of the batch, to float32 (rows, vocab).
+def copy_logits(
+    context: llama.llama_context_p, target: NDArray[np.float32], rows: NDArray[np.intp]
+) -> None:
+    """Copies the logits of the last decode, in the order of its batch, to rows of `target`.
 
     Computing them may still be under way; this waits.
+
+    Args:
+        context: that decoded.
+        target: float32 (any, vocab).
+        rows: where each row of logits goes.
     """
-    if len(target):
-        target[:] = np.ctypeslib.as_array(llama.llama_get_logits(context), shape=target.shape)
+    if len(rows):
+        shape = (len(rows), target.shape[1])
+        target[rows] = np.ctypeslib.as_array(llama.llama_get_logits(context), shape=shape)
 
 
 def _pointer(array: NDArray[np.generic], kind: type) -> object:

@@ -8,10 +8,9 @@ import pytest
 import torch
 import transformers
 
+from tests.families import FAMILIES, make_model
 from tgi_core.contract import DType, LoadRequest, ModelFiles, ModelFormat
 from tgi_core.testing.conformance import BackendConformance
-
-from .conftest import FAMILIES, make_model
 
 
 class TestTorch(BackendConformance):

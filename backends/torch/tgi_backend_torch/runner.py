@@ -83,17 +83,17 @@ class TorchBackend:
         trial = try_model(model)
         sizes = choose_sizes(
             request,
-            cell_bytes=sum(shape.numbers for _, shape in trial.layers) * dtype.itemsize,
+            cell_bytes=sum(layer.shape.numbers for layer in trial.layers) * dtype.itemsize,
             block_tokens=BLOCK_TOKENS,
             free_bytes=device.free_bytes(),
             longest=longest_sequence(config),
         )
         cache = PagedCache(
-            [shape for _, shape in trial.layers], sizes.num_blocks, dtype, device.torch_device
+            [layer.shape for layer in trial.layers], sizes.num_blocks, dtype, device.torch_device
         )
         attention = device.attention(cache)
-        for index, (module, _) in enumerate(trial.layers):
-            module.tgi_layer = BoundLayer(attention, index)  # type: ignore[assignment]
+        for index, layer in enumerate(trial.layers):
+            layer.module.tgi_layer = BoundLayer(attention, index)  # type: ignore[assignment]
         tables = BlockTables(
             BlockPool(sizes.num_blocks),
             BLOCK_TOKENS,

@@ -24,22 +24,32 @@ neighbours changes more; rounding changes less."""
 
 
 @dataclass(frozen=True, slots=True)
+class TriedLayer:
+    """An attention module, and what it asked for."""
+
+    module: nn.Module
+    heads: int
+    shape: LayerShape
+    scoring: Scoring
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """What a model turned out to be made of."""
 
-    layers: tuple[tuple[nn.Module, LayerShape], ...]
-    """The attention modules in the order of their calls."""
+    layers: tuple[TriedLayer, ...]
+    """In the order of their calls."""
     vocab_size: int
     """Width of a row of logits."""
 
 
 class _Recorder:
-    """Stands in for `Attention`: notes shapes, returns zeros."""
+    """Stands in for `Attention`: notes what is asked for, returns zeros."""
 
-    def __init__(self) -> None:
-        self.shapes: dict[int, LayerShape] = {}
-        self.windows: dict[int, int | None] = {}
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.layers: dict[int, TriedLayer] = {}
         self.is_repeated = False
+        self._modules = modules
 
     def begin(self, layout: object) -> None:
         raise NotImplementedError("a trial has no layout")
@@ -47,11 +57,9 @@ class _Recorder:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
-        self.is_repeated |= layer in self.shapes
-        self.shapes[layer] = LayerShape(
-            kv_heads=key.shape[1], key_dim=key.shape[2], value_dim=value.shape[2]
-        )
-        self.windows[layer] = scoring.window
+        self.is_repeated |= layer in self.layers
+        shape = LayerShape(kv_heads=key.shape[1], key_dim=key.shape[2], value_dim=value.shape[2])
+        self.layers[layer] = TriedLayer(self._modules[layer], query.shape[1], shape, scoring)
         return query.new_zeros(query.shape[0], query.shape[1], value.shape[2])
 
 
@@ -62,8 +70,8 @@ def try_model(model: PreTrainedModel) -> Trial:
         UnsupportedModel: the model cannot run in flat batches; says what gave it away.
     """
     name = type(model).__name__
-    recorder = _Recorder()
     modules = list(model.modules())
+    recorder = _Recorder(modules)
     for index, module in enumerate(modules):
         module.tgi_layer = BoundLayer(recorder, index)  # type: ignore[assignment]
     try:
@@ -72,14 +80,15 @@ def try_model(model: PreTrainedModel) -> Trial:
         for module in modules:
             del module.tgi_layer
     text = model.config.get_text_config()
-    if len(recorder.shapes) != text.num_hidden_layers or recorder.is_repeated:
+    layers = tuple(recorder.layers.values())
+    if len(layers) != text.num_hidden_layers or recorder.is_repeated:
         raise UnsupportedModel(
-            f"{name} has {text.num_hidden_layers} layers, but {len(recorder.shapes)} of them use "
+            f"{name} has {text.num_hidden_layers} layers, but {len(layers)} of them use "
             "the attention interface once: the torch backend runs models in which all do."
         )
     kinds = getattr(text, "layer_types", None)
-    for kind, window in zip(kinds or (), recorder.windows.values(), strict=False):
-        if kind == "sliding_attention" and window is None:
+    for kind, layer in zip(kinds or (), layers, strict=False):
+        if kind == "sliding_attention" and layer.scoring.window is None:
             raise UnsupportedModel(
                 f"{name} does not tell the attention interface how wide its sliding window is."
             )
@@ -89,7 +98,6 @@ def try_model(model: PreTrainedModel) -> Trial:
             f"{name} carries something from token to token besides attention's keys and values, "
             "so sequences cannot lie side by side in a batch."
         )
-    layers = tuple((modules[index], shape) for index, shape in recorder.shapes.items())
     return Trial(layers, logits.shape[-1])
 
 
