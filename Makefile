@@ -7,12 +7,13 @@ PORT ?= 3000
 MODELS := .models
 SMOLLM2 := $(MODELS)/smollm2-135m-instruct
 PIP := $(VENV)/bin/pip install --disable-pip-version-check -c tests/constraints.txt $(PIP_FLAGS)
-PACKAGES := backends/torch backends/llamacpp
+PACKAGES := backends/torch backends/llamacpp backends/openvino
 
 .PHONY: serve test quick check fix bench dist clean
 
-serve: $(SMOLLM2)/config.json  ## Installs the CPU backend and serves a real model
-	$(VENV)/bin/tgi serve $(SMOLLM2) --served-model-name smollm2 --port $(PORT)
+# The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
+serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
+	$(VENV)/bin/tgi serve $(SMOLLM2) --backend torch --served-model-name smollm2 --port $(PORT)
 
 test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "slow or not slow" $(PYTEST_FLAGS)
@@ -41,8 +42,8 @@ $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 	$(PIP) -e . -e backends/torch gguf
 	touch $@
 
-$(VENV)/.test: $(VENV)/.cpu backends/llamacpp/pyproject.toml
-	$(PIP) -e ".[dev]" -e backends/llamacpp
+$(VENV)/.test: $(VENV)/.cpu backends/llamacpp/pyproject.toml backends/openvino/pyproject.toml
+	$(PIP) -e ".[dev]" -e backends/llamacpp -e backends/openvino
 	touch $@
 
 $(SMOLLM2)/config.json: | $(VENV)/.cpu

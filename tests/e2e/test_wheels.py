@@ -17,6 +17,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
+BACKENDS = ("torch", "llamacpp", "openvino")
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
 
 
@@ -31,76 +32,75 @@ def run(*command: str | Path) -> str:
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    for package in (ROOT, ROOT / "backends" / "torch", ROOT / "backends" / "llamacpp"):
+    for package in (ROOT, *(ROOT / "backends" / name for name in BACKENDS)):
         run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, package)
     return folder
+
+
+def install(wheels: Path, environment: Path, extra: str) -> set[str]:
+    """A new environment with an extra; the names of all packages that it brought."""
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    run(
+        python, "-m", "pip", "install", "-q", "-c", CONSTRAINTS, "--find-links", wheels,
+        f"tgi-core[{extra}]",
+    )  # fmt: skip
+    listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
+    return {package["name"].lower() for package in listed}
+
+
+def answer_of(environment: Path, model: Path, port: int, home: Path) -> tuple[str, str]:
+    """Serves the model; what follows "The capital of France is", and the log."""
+    log = home / "log"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [
+                *("env", "-u", "XDG_CACHE_HOME", f"HOME={home}", environment / "bin" / "tgi"),
+                *("serve", model, "--port", str(port), "--threads", "1"),
+            ],
+            stdout=stream,
+            stderr=stream,
+            cwd=os.sep,
+        )
+        body = json.dumps(
+            {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8}}
+        ).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/generate", body, {"Content-Type": "application/json"}
+        )
+        deadline = time.monotonic() + 180
+        try:
+            while True:
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+                try:
+                    with urllib.request.urlopen(request, timeout=60) as reply:
+                        return str(json.load(reply)["generated_text"]), log.read_text()
+                except urllib.error.HTTPError as error:
+                    assert error.code == 503, "not ready is the only excuse"
+                except urllib.error.URLError:
+                    pass
+                time.sleep(0.2)
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def test_the_llamacpp_extra_brings_no_torch_and_serves_a_gguf(
     wheels: Path, tmp_path: Path, smollm2_gguf: Path
 ) -> None:
-    environment = tmp_path / "venv"
-    venv.create(environment, with_pip=True)
-    python = environment / "bin" / "python"
-    run(
-        python, "-m", "pip", "install", "-q", "-c", CONSTRAINTS, "--find-links", wheels,
-        "tgi-core[llamacpp]",
-    )  # fmt: skip
-    names = {
-        p["name"].lower() for p in json.loads(run(python, "-m", "pip", "list", "--format=json"))
-    }
-    assert "tgi-backend-llamacpp" in names and not names & {"torch", "transformers"}
-    log = (tmp_path / "log").open("w+")
-    server = subprocess.Popen(
-        [
-            str(environment / "bin" / "tgi"),
-            "serve",
-            str(smollm2_gguf),
-            "--port",
-            "8791",
-            "--threads",
-            "1",
-        ],
-        stdout=log,
-        stderr=log,
-        cwd=os.sep,
-    )
-    try:
-        body = json.dumps(
-            {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8}}
-        ).encode()
-        request = urllib.request.Request(
-            "http://127.0.0.1:8791/generate", body, {"Content-Type": "application/json"}
-        )
-        deadline = time.monotonic() + 120
-        while True:
-            assert server.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
-            try:
-                with urllib.request.urlopen(request, timeout=60) as reply:
-                    answer = json.load(reply)
-                break
-            except urllib.error.HTTPError as error:
-                assert error.code == 503, "not ready is the only excuse"
-            except urllib.error.URLError:
-                pass
-            time.sleep(0.2)
-        assert "Paris" in answer["generated_text"]
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
+    names = install(wheels, tmp_path / "venv", "llamacpp")
+    assert "tgi-backend-llamacpp" in names
+    assert not names & {"torch", "transformers", "openvino"}
+    text, _ = answer_of(tmp_path / "venv", smollm2_gguf, 8791, tmp_path)
+    assert "Paris" in text
 
 
-def test_the_cpu_extra_names_the_torch_backend(wheels: Path) -> None:
-    listed = run(
-        sys.executable, "-m", "pip", "install", "--dry-run", "-q", "--report", "-",
-        "--ignore-installed", "--no-deps", "--find-links", wheels, "--no-index",
-        "tgi-core", "tgi-backend-torch",
-    )  # fmt: skip
-    packages = {
-        item["metadata"]["name"]: item["metadata"] for item in json.loads(listed)["install"]
-    }
-    [extra] = [r for r in packages["tgi-core"]["requires_dist"] if "extra == 'cpu'" in r]
-    assert extra.startswith("tgi-backend-torch")
-    needs = " ".join(packages["tgi-backend-torch"]["requires_dist"])
-    assert "torch>=" in needs and "transformers" in needs and "safetensors" in needs
+def test_the_cpu_extra_converts_a_hugging_face_folder_and_serves_it_with_openvino(
+    wheels: Path, tmp_path: Path, smollm2: Path
+) -> None:
+    names = install(wheels, tmp_path / "venv", "cpu")
+    assert {"tgi-backend-openvino", "tgi-backend-torch", "torch", "openvino"} <= names
+    text, log = answer_of(tmp_path / "venv", smollm2, 8792, tmp_path)
+    assert "Paris" in text
+    assert "OpenVINO on CPU" in log
+    assert list((tmp_path / ".cache/tgi-core/openvino").glob("*/model.bin"))

@@ -1,0 +1,85 @@
+"""What the backend says before anything is loaded, and what serving imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tgi_backend_openvino.convert import convert_for_serving
+from tgi_backend_openvino.plugin import accepts, probe, tgi_backend
+
+from tgi_core.contract import DType, ModelFiles, ModelFormat
+from tgi_core.errors import UnsupportedModel, UsageError
+
+
+def files(path: Path, model_format: ModelFormat = ModelFormat.SAFETENSORS) -> ModelFiles:
+    return ModelFiles(reference=str(path), path=path, format=model_format)
+
+
+def test_proven_types_are_accepted(family_folder):
+    assert accepts(files(family_folder("llama"))).accepted
+    verdict = accepts(files(family_folder("gemma2")))
+    assert not verdict.accepted
+    assert "gemma2" in verdict.reason
+
+
+def test_other_formats_are_not(tmp_path):
+    assert not accepts(files(tmp_path / "model.gguf", ModelFormat.GGUF)).accepted
+    assert not accepts(files(tmp_path, ModelFormat.OTHER)).accepted
+
+
+def test_the_probe_names_devices_and_version():
+    found = probe()
+    assert found.available
+    assert "CPU" in found.devices
+    assert any(note.startswith("openvino ") for note in found.notes)
+
+
+def test_introducing_itself_imports_no_device_library():
+    code = (
+        "import sys; from tgi_backend_openvino.plugin import tgi_backend; tgi_backend();"
+        "assert not {'openvino', 'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_serving_a_converted_folder_imports_no_torch(family_folder, tmp_path):
+    target = tmp_path / "converted"
+    convert_for_serving(family_folder("llama"), target, None, lambda *_: None)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tgi_backend_openvino.plugin import tgi_backend\n"
+        "from tgi_core.contract import LoadRequest, ModelFiles, ModelFormat\n"
+        "path = Path(sys.argv[1])\n"
+        "model = ModelFiles(reference='m', path=path, format=ModelFormat.OTHER)\n"
+        "backend = tgi_backend().create()\n"
+        "backend.load(LoadRequest(model=model, cache_tokens=256), lambda *a: None)\n"
+        "backend.warm_up(lambda *a: None)\n"
+        "assert 'openvino' in sys.modules\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(target)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error", "words"),
+    [
+        ({"options": {"colour": "red"}}, UsageError, "no option colour; it has cache_dir"),
+        ({"quantize": "awq"}, UsageError, "int8, int4"),
+        ({"device": "tpu"}, UsageError, "no device TPU here; it finds CPU"),
+        ({"num_threads": 0}, UsageError, "at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_refused(wishes, error, words, family_folder, load):
+    with pytest.raises(error, match=words):
+        load(family_folder("llama"), **wishes)
+
+
+def test_a_type_that_the_cpu_lacks_is_refused(family_folder, load, monkeypatch):
+    monkeypatch.setattr("tgi_backend_openvino.device.computes", lambda *_: False)
+    with pytest.raises(UnsupportedModel, match="does not compute in bfloat16"):
+        load(family_folder("llama"), dtype=DType.BFLOAT16)
+
+
+def test_it_comes_before_the_torch_backend():
+    assert tgi_backend().priority > 0

@@ -1,0 +1,194 @@
+"""Converted models are found again, made once, and never served damaged."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tgi_backend_openvino import convert, store
+from tgi_backend_openvino.form import GRAPH, MANIFEST, WEIGHTS, read_manifest
+from tgi_backend_openvino.store import converted
+
+from tgi_core.errors import BadModel, DoesNotFit, UnsupportedModel
+
+
+def no_progress(*_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def folder(family_folder):
+    return family_folder("llama")
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """How often a child process was started."""
+    started = []
+    run = store._convert_in_child
+
+    def count(*arguments):
+        started.append(arguments)
+        run(*arguments)
+
+    monkeypatch.setattr(store, "_convert_in_child", count)
+    return started
+
+
+def test_a_model_is_converted_once(folder, tmp_path, children):
+    first, manifest = converted(folder, None, tmp_path, no_progress)
+    again, same = converted(folder, None, tmp_path, no_progress)
+    assert (first, manifest) == (again, same)
+    assert len(children) == 1
+    assert manifest.vocab_size == 97
+    assert manifest.made_by["openvino"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "lose", "manifest"])
+def test_a_damaged_one_is_made_anew(damage, folder, tmp_path, children, caplog, monkeypatch):
+    # tracing in another test of this process silences all loggers that exist
+    monkeypatch.setattr(store.logger, "disabled", False)
+    kept, _ = converted(folder, None, tmp_path, no_progress)
+    weights = kept / WEIGHTS
+    if damage == "flip":
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    elif damage == "cut":
+        os.truncate(weights, weights.stat().st_size // 2)
+    elif damage == "lose":
+        (kept / GRAPH).unlink()
+    else:
+        (kept / MANIFEST).write_text("{")
+    again, _ = converted(folder, None, tmp_path, no_progress)
+    read_manifest(again)
+    assert len(children) == 2
+    assert "made anew" in caplog.text
+
+
+def test_a_changed_model_is_another_model(folder, tmp_path, children):
+    converted(folder, None, tmp_path / "store", no_progress)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    same, _ = converted(copy, None, tmp_path / "store", no_progress)
+    assert len(children) == 1
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
+    other, _ = converted(copy, None, tmp_path / "store", no_progress)
+    assert other != same
+
+
+def test_another_version_converts_again(folder, tmp_path, children, monkeypatch):
+    converted(folder, None, tmp_path, no_progress)
+    versions = {**convert.made_by(), "torch": "9.9"}
+    monkeypatch.setattr(store, "made_by", lambda: versions)
+    converted(folder, None, tmp_path, no_progress)
+    assert len(children) == 2
+
+
+def test_two_at_once_convert_once(folder, tmp_path, children):
+    seen = []
+
+    def one(_: int) -> Path:
+        return converted(folder, None, tmp_path, lambda phase, *_: seen.append(phase))[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(one, range(2)))) == 1
+    assert len(children) == 1
+    assert any(phase.startswith("waiting for another") for phase in seen)
+
+
+def test_a_kill_in_the_middle_leaves_nothing_that_is_served(folder, tmp_path, children):
+    code = (
+        "import sys, pathlib\n"
+        "from tgi_backend_openvino.store import converted\n"
+        "converted(pathlib.Path(sys.argv[1]), None, pathlib.Path(sys.argv[2]),"
+        " lambda *a: print(a[0], flush=True))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        for line in server.stdout:
+            if line.startswith("tracing"):
+                break
+        server.send_signal(signal.SIGKILL)
+    assert not list(tmp_path.glob(f"*/{MANIFEST}"))
+    # the child ends by itself when its parent has gone
+    deadline = time.monotonic() + 20
+    while _children_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _children_of(folder)
+    kept, _ = converted(folder, None, tmp_path, no_progress)
+    assert len(children) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(
+        [kept.name, "hashes"]
+    )
+
+
+def _children_of(folder: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "tgi_backend_openvino.convert" in command and str(folder) in command:
+            found.append(process.name)
+    return found
+
+
+def test_a_full_disk_says_so_and_leaves_nothing(folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_convert_in_child", full)
+    with pytest.raises(DoesNotFit, match=r"No space left.*cache_dir"):
+        converted(folder, None, tmp_path, no_progress)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_too_little_room_is_seen_before_anything_is_written(folder, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1 << 20})()
+    monkeypatch.setattr(convert.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DoesNotFit, match="1 MiB are free"):
+        convert.convert(folder, tmp_path, None, no_progress)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_cannot_be_written_says_where_else(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DoesNotFit, match="cache_dir"):
+        converted(folder, None, tmp_path / "file", no_progress)
+
+
+def test_a_child_that_dies_says_how(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(store.sys, "executable", "false")
+    with pytest.raises(DoesNotFit, match="ended with status 1"):
+        converted(folder, None, tmp_path, no_progress)
+
+
+def test_errors_of_the_child_keep_their_class(family_folder, tmp_path):
+    with pytest.raises(UnsupportedModel, match="soft cap"):
+        converted(family_folder("gemma2"), None, tmp_path, no_progress)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_converted_folder_is_served_as_it_is(folder, tmp_path, load):
+    target = tmp_path / "converted"
+    convert.convert_for_serving(folder, target, None, no_progress)
+    assert (target / "config.json").is_file()
+    assert not list(target.glob("*.safetensors"))
+    assert load(target).capabilities.vocab_size == 97
+    os.truncate(target / WEIGHTS, 100)
+    with pytest.raises(BadModel, match="tgi convert"):
+        load(target)

@@ -1,0 +1,1 @@
+"""Runs language models on OpenVINO's paged attention, for tgi-core."""

@@ -1,0 +1,262 @@
+"""The StepBackend: sequences, blocks and steps of one compiled model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from tgi_backend_openvino.cache import BlockCache, block_tokens, cell_bytes
+from tgi_backend_openvino.device import PRECISIONS, choose_device, choose_dtype
+from tgi_backend_openvino.form import MANIFEST, Manifest, read_manifest
+from tgi_backend_openvino.graph import cache_names, read_graph
+from tgi_backend_openvino.quantize import check_quantization
+from tgi_backend_openvino.store import converted, default_folder
+from tgi_core.contract import (
+    ANY_LENGTH,
+    BackendStats,
+    BlockPool,
+    BlockTables,
+    Capabilities,
+    DType,
+    Fork,
+    HostLogits,
+    LoadRequest,
+    LogitsRows,
+    PendingLogits,
+    Progress,
+    Sizes,
+    Step,
+    available_bytes,
+    choose_sizes,
+)
+from tgi_core.errors import BadModel, UsageError
+
+_OPTIONS = frozenset({"cache_dir"})
+_WARM_UP_TOKENS = (64, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """All that exists between load and close."""
+
+    request: ov.InferRequest
+    cache: BlockCache
+    tables: BlockTables
+    block_tokens: int
+    capabilities: Capabilities
+
+
+class OpenVinoBackend:
+    """Satisfies `StepBackend`."""
+
+    def __init__(self) -> None:
+        self._loaded: _Loaded | None = None
+
+    def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
+        """Converts the model if need be, and compiles it; see `StepBackend.load`.
+
+        `dtype` None means float32 if the checkpoint is, else bfloat16 where the device computes
+        it. The option `cache_dir` says where converted models are kept.
+        """
+        _refuse_unknown(request)
+        core = ov.Core()
+        device = choose_device(core, request.device)
+        folder, manifest = _find(request, progress)
+        dtype = choose_dtype(core, device, request.dtype, manifest.weights)
+        progress("compiling the model", 0, 1)
+        graph = read_graph(core, folder, manifest.layers)
+        compiled = core.compile_model(graph, device, _properties(request, dtype))
+        # the graph holds a second copy of what compiling has rearranged
+        del graph
+        progress("compiling the model", 1, 1)
+        inputs = {name: port for port in compiled.inputs for name in port.get_names()}
+        caches = [
+            inputs[name] for layer in range(len(manifest.layers)) for name in cache_names(layer)
+        ]
+        grain = block_tokens(caches[0])
+        sizes = choose_sizes(
+            request,
+            cell_bytes=cell_bytes(caches),
+            block_tokens=grain,
+            free_bytes=available_bytes(),
+            longest=manifest.longest,
+        )
+        cache = BlockCache(caches, sizes.num_blocks)
+        infer = compiled.create_infer_request()
+        for port, tensor in cache.tensors:
+            infer.set_tensor(port, tensor)
+        tables = BlockTables(
+            BlockPool(sizes.num_blocks), grain, sizes.max_sequences, sizes.max_sequence_tokens
+        )
+        capabilities = _capabilities(device, manifest, sizes, grain)
+        self._loaded = _Loaded(infer, cache, tables, grain, capabilities)
+        return capabilities
+
+    def warm_up(self, progress: Progress) -> None:
+        """A prefill and a decode step, so that kernels are chosen and weights are in memory."""
+        limits = self._here().capabilities
+        past = 0
+        for done, wanted in enumerate(_WARM_UP_TOKENS):
+            progress("warming up", done, len(_WARM_UP_TOKENS), "steps")
+            n = min(wanted, limits.max_step_tokens, limits.max_sequence_tokens - past)
+            if n > 0:
+                self.reserve(0, past + n)
+                self.step(_warm_up_step(past, n))
+                past += n
+        self.release(0)
+        progress("warming up", len(_WARM_UP_TOKENS), len(_WARM_UP_TOKENS), "steps")
+
+    def reserve(self, seq: int, length: int) -> bool:
+        """Takes blocks, and copies the last one if it is shared."""
+        loaded = self._here()
+        before = loaded.tables.num_blocks(seq)
+        copies = loaded.tables.reserve(seq, length)
+        if copies is None:
+            return False
+        loaded.cache.copy(copies)
+        after = loaded.tables.num_blocks(seq)
+        if after > before:
+            loaded.cache.clean(loaded.tables.rows(np.array([seq], np.int32))[0, before:after])
+        return True
+
+    def fork(self, src: int, dst: int, length: int) -> bool:
+        """Shares blocks; never refuses."""
+        self._here().tables.fork(src, dst, length)
+        return True
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Gives back the blocks beyond `length`."""
+        self._here().tables.truncate(seq, length)
+
+    def release(self, seq: int) -> None:
+        """Gives back all blocks."""
+        self._here().tables.release(seq)
+
+    def step(self, step: Step) -> PendingLogits:
+        """One inference over all rows side by side; see `StepBackend.step`."""
+        loaded = self._here()
+        infer = loaded.request
+        for name, array in _inputs(step, loaded.tables, loaded.block_tokens).items():
+            infer.set_tensor(name, ov.Tensor(array))
+        infer.infer()
+        for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
+            loaded.tables.advance(seq, n)
+        # the request's own memory: valid, and ours to write to, until the next inference
+        return HostLogits(infer.get_output_tensor(0).data[: len(step.out)])
+
+    def stats(self) -> BackendStats:
+        """Cells in use, and the memory of the blocks that were ever used."""
+        loaded = self._here()
+        return BackendStats(
+            cache_tokens_used=loaded.tables.used_blocks * loaded.block_tokens,
+            memory_bytes=loaded.cache.num_bytes,
+        )
+
+    def close(self) -> None:
+        """Drops model and cache."""
+        self._loaded = None
+
+    def _here(self) -> _Loaded:
+        if self._loaded is None:
+            raise RuntimeError("no model is loaded")
+        return self._loaded
+
+
+def _inputs(
+    step: Step, tables: BlockTables, grain: int
+) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
+    """The step as OpenVINO's inputs, caches left out."""
+    lengths = step.past + step.n
+    blocks = -(-lengths // grain)
+    rows = tables.rows(step.seq)
+    begins = np.zeros(len(blocks) + 1, np.int32)
+    np.cumsum(blocks, out=begins[1:])
+    # a graph without any wanted token would have nothing to compute: one is thrown away
+    out = step.out if len(step.out) else np.zeros(1, np.int32)
+    return {
+        "input_ids": step.tokens.astype(np.int64),
+        "position_ids": step.token_positions().astype(np.int64),
+        "sampled_tokens_indices": out.astype(np.int64),
+        "past_lens": np.ascontiguousarray(step.past),
+        "subsequence_begins": step.row_begins(),
+        "block_indices": rows[np.arange(rows.shape[1]) < blocks[:, None]],
+        "block_indices_begins": begins,
+        "max_context_len": np.array(lengths.max(), np.int32),
+    }
+
+
+def _find(request: LoadRequest, progress: Progress) -> tuple[Path, Manifest]:
+    """The converted form of the model that was asked for."""
+    folder = request.model.path
+    if (folder / MANIFEST).is_file():
+        if request.quantize is not None:
+            raise UsageError(
+                f"{folder} was converted already: quantize when you convert it, or give the "
+                "folder that it was made of."
+            )
+        try:
+            return folder, read_manifest(folder)
+        except BadModel as error:
+            raise BadModel(f"{error} Convert the model again with `tgi convert`.") from error
+    chosen = request.options.get("cache_dir")
+    store = Path(chosen).expanduser() if chosen else default_folder()
+    return converted(folder, request.quantize, store, progress)
+
+
+def _properties(request: LoadRequest, dtype: DType) -> dict[str, str | int]:
+    precision = PRECISIONS[dtype]
+    properties: dict[str, str | int] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": precision,
+        "KV_CACHE_PRECISION": precision,
+    }
+    if request.num_threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = request.num_threads
+    return properties
+
+
+def _refuse_unknown(request: LoadRequest) -> None:
+    unknown = sorted(set(request.options) - _OPTIONS)
+    if unknown:
+        raise UsageError(
+            f"the openvino backend has no option {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(_OPTIONS))}."
+        )
+    if request.quantize is not None:
+        check_quantization(request.quantize)
+    if request.num_threads is not None and request.num_threads < 1:
+        raise UsageError(f"num_threads is {request.num_threads}; it must be at least 1.")
+
+
+def _warm_up_step(past: int, n: int) -> Step:
+    return Step(
+        seq=np.zeros(1, np.int32),
+        past=np.array([past], np.int32),
+        n=np.array([n], np.int32),
+        tokens=np.zeros(n, np.int32),
+        out=np.array([n - 1], np.int32),
+    )
+
+
+def _capabilities(device: str, manifest: Manifest, sizes: Sizes, grain: int) -> Capabilities:
+    return Capabilities(
+        device=f"OpenVINO on {device}",
+        vocab_size=manifest.vocab_size,
+        max_sequences=sizes.max_sequences,
+        max_rows=sizes.max_rows,
+        max_step_tokens=sizes.max_step_tokens,
+        max_sequence_tokens=sizes.max_sequence_tokens,
+        max_prefill_tokens=sizes.max_step_tokens,
+        cache_tokens=sizes.num_blocks * grain,
+        cache_grain_tokens=grain,
+        fork=Fork.ANY,
+        mixed=True,
+        chunked=True,
+        draft_lengths=(ANY_LENGTH,),
+        logits=LogitsRows.ALL,
+    )

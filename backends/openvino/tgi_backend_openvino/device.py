@@ -1,0 +1,55 @@
+"""What OpenVINO says about the devices of this machine."""
+
+from __future__ import annotations
+
+import openvino as ov
+
+from tgi_core.contract import DType
+from tgi_core.errors import UnsupportedModel, UsageError
+
+PRECISIONS = {DType.FLOAT32: "f32", DType.BFLOAT16: "bf16", DType.FLOAT16: "f16"}
+"""What OpenVINO calls the types to compute in."""
+
+_CAPABILITY = {DType.BFLOAT16: "BF16", DType.FLOAT16: "FP16"}
+
+
+def choose_device(core: ov.Core, wanted: str | None) -> str:
+    """The device to compile for: the CPU, or what was asked for.
+
+    Raises:
+        UsageError: there is no such device; says which there are.
+    """
+    available = core.available_devices
+    device = (wanted or "CPU").upper()
+    if device not in available:
+        raise UsageError(
+            f"OpenVINO finds no device {device} here; it finds {', '.join(available)}: leave out "
+            "--device for the CPU."
+        )
+    return device
+
+
+def choose_dtype(core: ov.Core, device: str, wanted: DType | None, weights: str) -> DType:
+    """What to compute in.
+
+    Without a wish: float32 for weights in float32, else bfloat16 where the device computes it. On
+    CPUs without the instructions OpenVINO would compute in float32 whatever it was told.
+
+    Raises:
+        UnsupportedModel: the device cannot compute what was asked for.
+    """
+    if wanted is None:
+        fast = computes(core, device, DType.BFLOAT16) and weights != "float32"
+        return DType.BFLOAT16 if fast else DType.FLOAT32
+    if not computes(core, device, wanted):
+        raise UnsupportedModel(
+            f"this {device} does not compute in {wanted.value}: use --dtype float32."
+        )
+    return wanted
+
+
+def computes(core: ov.Core, device: str, dtype: DType) -> bool:
+    """Whether the device has instructions for a type."""
+    if dtype is DType.FLOAT32:
+        return True
+    return _CAPABILITY[dtype] in core.get_property(device, "OPTIMIZATION_CAPABILITIES")

@@ -1,0 +1,53 @@
+"""The entry point: introduces the backend without importing OpenVINO."""
+
+from __future__ import annotations
+
+from tgi_backend_openvino.families import refusal
+from tgi_backend_openvino.form import MANIFEST
+from tgi_core.contract import (
+    BackendSpec,
+    ModelFiles,
+    ModelFormat,
+    Probe,
+    StepBackend,
+    Verdict,
+)
+from tgi_core.plugin import hookimpl
+
+
+def accepts(files: ModelFiles) -> Verdict:
+    """Whether the model was converted, or can be: a Hugging Face folder of a proven type."""
+    if (files.path / MANIFEST).is_file():
+        return Verdict(True)
+    if files.format is not ModelFormat.SAFETENSORS:
+        return Verdict(False, "it serves Hugging Face folders and converted ones")
+    reason = refusal(files.path)
+    return Verdict(reason is None, reason or "")
+
+
+def probe() -> Probe:
+    """Looks for OpenVINO and its devices; imports it."""
+    from tgi_backend_openvino.probe import probe_devices
+
+    return probe_devices()
+
+
+def create() -> StepBackend:
+    """A backend with no model in it yet."""
+    from tgi_backend_openvino.backend import OpenVinoBackend
+
+    return OpenVinoBackend()
+
+
+@hookimpl
+def tgi_backend() -> BackendSpec:
+    """The fast way on CPUs: before the torch backend where both can serve a model."""
+    return BackendSpec(
+        name="openvino",
+        contract=(1, 0),
+        probe=probe,
+        accepts=accepts,
+        create=create,
+        priority=10,
+        description="transformers models on OpenVINO's paged attention",
+    )
