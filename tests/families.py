@@ -78,7 +78,9 @@ def make_model(folder: Path, config: transformers.PretrainedConfig, **saving) ->
         for parameter in model.parameters():
             if parameter.dim() == 1:  # biases and sinks are 0 and norms 1 until trained
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+    transformers.logging.disable_progress_bar()  # a test may look at what is printed
     model.save_pretrained(folder, **saving)
+    transformers.logging.enable_progress_bar()
     return folder
 
 

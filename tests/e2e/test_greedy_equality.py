@@ -1,10 +1,11 @@
-"""The torch backend in float32 gives transformers' own greedy tokens, whatever happens around."""
+"""In float32 our backends give transformers' own greedy tokens, whatever happens around."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from tgi_core.engine.step_engine import EngineLimits, StepEngine
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
+BACKENDS = ("torch", "openvino")
 GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2_greedy.json"
 CACHE_TOKENS = 40_960
 
@@ -66,10 +68,8 @@ class Loaded:
             assert gap < 1e-4, f"prompt {i} differs at token {at}, and it is no tie: {gap}"
 
 
-def load(folder: Path, cache_tokens: int = CACHE_TOKENS) -> Loaded:
-    from tgi_backend_torch.plugin import tgi_backend
-
-    backend = tgi_backend().create()
+def load(name: str, folder: Path, store: Path, cache_tokens: int = CACHE_TOKENS) -> Loaded:
+    backend: StepBackend = import_module(f"tgi_backend_{name}.plugin").tgi_backend().create()
     capabilities = backend.load(
         LoadRequest(
             model=ModelFiles(reference=str(folder), path=folder, format=ModelFormat.SAFETENSORS),
@@ -77,6 +77,7 @@ def load(folder: Path, cache_tokens: int = CACHE_TOKENS) -> Loaded:
             cache_tokens=cache_tokens,
             max_step_tokens=512,
             max_rows=64,
+            options={"cache_dir": str(store)} if name == "openvino" else {},
         ),
         lambda *a, **k: None,
     )
@@ -86,13 +87,18 @@ def load(folder: Path, cache_tokens: int = CACHE_TOKENS) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def loaded(smollm2: Path) -> Iterator[Loaded]:
-    it = load(smollm2)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("converted")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def loaded(request: pytest.FixtureRequest, smollm2: Path, store: Path) -> Iterator[Loaded]:
+    it = load(request.param, smollm2, store)
     yield it
     it.backend.close()
 
 
-def request(i: int, prompt: tuple[int, ...], suffix: str = "", count: int = 64) -> Request:
+def wish(i: int, prompt: tuple[int, ...], suffix: str = "", count: int = 64) -> Request:
     return Request(request_id=f"{i}-{suffix}", prompt=prompt, stop=StopRule(max_new_tokens=count))
 
 
@@ -119,7 +125,7 @@ def staggered(loaded: Loaded) -> list[list[Request]]:
     """A new request every other step, long and short ones in turn."""
     order = sorted(range(len(loaded.prompts)), key=lambda i: (i * 7) % 32)
     return [
-        [request(i, loaded.prompts[i])] if step % 2 == 0 else []
+        [wish(i, loaded.prompts[i])] if step % 2 == 0 else []
         for step, i in enumerate(i for i in order for _ in range(2))
     ]
 
@@ -133,7 +139,7 @@ def test_the_kept_answers_are_transformers_own(loaded: Loaded) -> None:
 def test_alone(loaded: Loaded) -> None:
     engine = loaded.engine(EngineLimits(prefix_caching=False))
     for i, prompt in enumerate(loaded.prompts):
-        loaded.check(run(engine, [[request(i, prompt)]]))
+        loaded.check(run(engine, [[wish(i, prompt)]]))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, None])
@@ -159,7 +165,7 @@ def test_with_neighbours_being_cancelled(loaded: Loaded) -> None:
     for wanted in arrivals:
         if wanted:
             i = int(wanted[0].request_id.partition("-")[0])
-            wanted.append(request(i, loaded.prompts[-1 - i][:300], "cancelled"))
+            wanted.append(wish(i, loaded.prompts[-1 - i][:300], "cancelled"))
 
     def cancel(request_id: str, count: int) -> None:
         if request_id.endswith("cancelled") and count == 5:
@@ -170,8 +176,11 @@ def test_with_neighbours_being_cancelled(loaded: Loaded) -> None:
     assert engine.stats().num_running == 0
 
 
-def test_with_a_cache_so_small_that_sequences_are_preempted(smollm2: Path) -> None:
-    small = load(smollm2, cache_tokens=2304)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_with_a_cache_so_small_that_sequences_are_preempted(
+    name: str, smollm2: Path, store: Path
+) -> None:
+    small = load(name, smollm2, store, cache_tokens=2304)
     engine = small.engine()
     small.check(run(engine, staggered(small)))
     assert engine.stats().preemptions > 0

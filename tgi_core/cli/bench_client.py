@@ -230,7 +230,7 @@ class _Wire(asyncio.Protocol):
         if self._status != 200:
             text = self._refusal[:300].decode(errors="replace")
             self._finish(f"status {self._status}: {text}")
-        elif self._events.error or self._events.done:
+        elif self._events.error or self._events.done or self._events.finished:
             self._finish(self._events.error)
         else:
             self._finish(f"the stream ended after {self._reply.events} events without [DONE]")

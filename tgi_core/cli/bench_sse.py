@@ -20,6 +20,8 @@ class EventStream:
         self._rest = b""
         self.done = False
         """`[DONE]` has come."""
+        self.finished = False
+        """A finish reason has come in an event that was parsed; some servers end with that."""
         self.error = ""
         """What the server says went wrong."""
         self.prompt_tokens: int | None = None
@@ -65,7 +67,10 @@ class EventStream:
         if isinstance(usage, dict):
             self.prompt_tokens = usage.get("prompt_tokens")
             self.completion_tokens = usage.get("completion_tokens")
-        return bool(message.get("choices"))
+        choices = message.get("choices")
+        if isinstance(choices, list):
+            self.finished |= any(isinstance(c, dict) and c.get("finish_reason") for c in choices)
+        return bool(choices)
 
 
 def _text(error: object) -> str:

@@ -163,6 +163,8 @@ def _start_message(settings: Settings, files: ModelFiles) -> Start:
         load=LoadRequest(
             model=files,
             dtype=model.dtype,
+            quantize=model.quantize,
+            kv_cache_dtype=model.kv_cache_dtype,
             device=model.device,
             max_rows=model.max_rows,
             max_sequence_tokens=model.max_sequence_tokens,

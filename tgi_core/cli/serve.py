@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--backend", help="default: what fits the model and the machine")
     model.add_argument("--dtype", choices=[d.value for d in DType], help="default: the model's")
+    model.add_argument("--quantize", help="what to make of the weights, such as int8")
+    model.add_argument("--kv-cache-dtype", help="what keys and values are kept in, such as u8")
     model.add_argument("--device", help="a device of the backend; default: its first")
     model.add_argument("--max-total-tokens", type=_positive, help="longest prompt and output")
     model.add_argument("--max-batch-size", type=_positive, help="most sequences in one step")
@@ -85,6 +87,8 @@ def settings(args: argparse.Namespace) -> Settings:
             reference=args.model,
             backend=args.backend,
             dtype=DType(args.dtype) if args.dtype else None,
+            quantize=args.quantize,
+            kv_cache_dtype=args.kv_cache_dtype,
             device=args.device,
             max_rows=args.max_batch_size,
             max_sequence_tokens=args.max_total_tokens,

@@ -16,6 +16,8 @@ class ModelSettings:
     backend: str | None = None
     """None lets the model and the machine decide."""
     dtype: DType | None = None
+    quantize: str | None = None
+    kv_cache_dtype: str | None = None
     device: str | None = None
     max_rows: int | None = None
     max_sequence_tokens: int | None = None

@@ -3,6 +3,7 @@
 from tgi_core.contract.backend import (
     BackendKind,
     BackendSpec,
+    Converter,
     DType,
     LoadRequest,
     ModelFiles,
@@ -54,6 +55,7 @@ __all__ = [
     "BlockPool",
     "BlockTables",
     "Capabilities",
+    "Converter",
     "DType",
     "Engine",
     "EngineInfo",

@@ -57,6 +57,9 @@ class LoadRequest:
     model: ModelFiles
     dtype: DType | None = None
     quantize: str | None = None
+    """What to make of the weights, in the backend's own words."""
+    kv_cache_dtype: str | None = None
+    """What keys and values are kept in, in the backend's own words."""
     device: str | None = None
     max_rows: int | None = None
     """Most sequences that should run at once."""
@@ -92,6 +95,21 @@ class Verdict:
     """If not: why."""
 
 
+class Converter(Protocol):
+    """Makes a folder that a backend serves without any work before."""
+
+    def __call__(
+        self, model: ModelFiles, target: Path, quantize: str | None, progress: Progress
+    ) -> None:
+        """Writes the folder `target`, which may not exist yet.
+
+        Raises:
+            SetupError: the model cannot be converted, or the target not be written; then there is
+                no target.
+        """
+        ...
+
+
 class BackendKind(Enum):
     """Which of the two contracts a backend implements."""
 
@@ -116,6 +134,8 @@ class BackendSpec:
     """Of the backends that are available and accept a model the highest priority is taken; two
     alike are an error that names both. Accelerators: 100; a generic CPU path: 0."""
     description: str = ""
+    convert: Converter | None = None
+    """What `tgi convert` runs, for backends that work ahead of time."""
 
 
 class PluginModule(Protocol):

@@ -6,11 +6,14 @@ probe may import a device library.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from tgi_core.contract import BackendSpec, ModelFiles, ModelFormat, Probe, Verdict
 from tgi_core.errors import BackendUnavailable, PluginError, UnknownPlugin
+
+logger = logging.getLogger(__name__)
 
 _FIRST_PARTY = {ModelFormat.SAFETENSORS: ("torch", "cpu"), ModelFormat.GGUF: ("llamacpp",) * 2}
 """The backend of ours that serves a format on any machine, and the extra that installs it."""
@@ -61,6 +64,7 @@ def choose_backend(
             else:
                 reasons[spec.name] = found.reason or "not available on this machine"
         if len(available) == 1:
+            _tell_who_was_better(available[0], known, reasons)
             return available[0]
         if available:
             names = sorted(spec.name for spec in available)
@@ -83,6 +87,15 @@ def probe(spec: BackendSpec) -> Probe:
             available=False, reason=f"its probe returned a {type(found).__name__}, not a Probe"
         )
     return found
+
+
+def _tell_who_was_better(
+    chosen: BackendSpec, known: Mapping[str, BackendSpec], reasons: Mapping[str, str]
+) -> None:
+    """Says why the model does not run on a backend that would have come first."""
+    for name, reason in reasons.items():
+        if name in known and known[name].priority > chosen.priority:
+            logger.info("%s serves the model, not %s: %s", chosen.name, name, reason)
 
 
 def _verdict(spec: BackendSpec, files: ModelFiles) -> Verdict:

@@ -1,9 +1,10 @@
 """The sampler in numpy: the executable definition of what every sampler must choose.
 
 For each row: bias, penalties, mask; then either the most probable token (temperature 0), or
-temperature, top-k, top-p, min-p and typical-p, and a draw: each eligible token gets an exponential
-random number, made of the row's uniform number and the token's id, and the smallest quotient of
-number and probability wins.
+temperature, top-k, top-p, min-p and typical-p, and a draw. Eligible tokens are taken together in
+blocks of 256 neighbouring ids. Each block gets an exponential random number, made of the row's
+uniform number and the block's, and the smallest quotient of number and probability wins; so does
+then a token of that block.
 Log-probabilities are those of the adjusted and truncated distribution, as TGI gives them.
 """
 
@@ -17,6 +18,9 @@ from tgi_core.sampling.logprobs import log_normalizer, top
 from tgi_core.sampling.penalties import adjust
 from tgi_core.sampling.seeds import exponentials
 from tgi_core.sampling.truncation import Candidates, truncate
+
+_BLOCK = 256
+"""Token ids in a block of a draw: near the square root of a vocabulary's size."""
 
 
 def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
@@ -72,10 +76,22 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
 
 
 def _draw(candidates: Candidates, uniform: float) -> int:
-    """An exponential race: a token arrives after its random number divided by its probability."""
+    """Two exponential races: between blocks of token ids, then between the tokens of the winner.
+
+    Whoever arrives first wins; a runner takes its random number divided by its probability. A race
+    of blocks needs a random number for each block instead of one for each token.
+    """
+    weights = candidates.weights()
+    block_of = candidates.ids // _BLOCK
+    mass = np.bincount(block_of, weights)
+    blocks = np.flatnonzero(mass)
+    # below zero, where no token has its number
+    block = blocks[(exponentials(uniform, -1 - blocks) / mass[blocks]).argmin()]
+    begin, end = np.searchsorted(block_of, (block, block + 1))
+    ids = candidates.ids[begin:end]
     with np.errstate(divide="ignore"):
-        arrivals = exponentials(uniform, candidates.ids) / candidates.probabilities()
-    return int(candidates.ids[arrivals.argmin()])
+        arrivals = exponentials(uniform, ids) / weights[begin:end]
+    return int(ids[arrivals.argmin()])
 
 
 def _logit_of(candidates: Candidates, token: int) -> float:

@@ -35,7 +35,7 @@ def exponentials(draw: float, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
 
     Args:
         draw: in [0, 1), from `uniform`.
-        tokens: (C,), token ids.
+        tokens: (C,), token ids, or other numbers from -2**63 to 2**63 - 1.
 
     Returns:
         float64 (C,), above 0. A token's number does not depend on which others there are.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_FIRST_GUESS = 256
-"""Top-p sets are nearly always smaller than this, so a full sort can be spared."""
+_GUESSES = (256, 4096)
+"""Top-p sets are nearly always smaller than the first, so a full sort can be spared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,16 @@ class Candidates:
         """Those at an ascending index or under a mask."""
         return Candidates(self.ids[which], self.logits[which])
 
-    def probabilities(self) -> NDArray[np.float64]:
-        """float64 (C,), summing to 1. Infinite logits share everything."""
+    def weights(self) -> NDArray[np.float32]:
+        """float32 (C,): probabilities up to a factor, 1 the largest. Infinite logits share all."""
         highest = self.logits.max()
         if np.isinf(highest):
-            weights = (self.logits == highest).astype(np.float64)
-        else:
-            weights = np.exp(self.logits - highest).astype(np.float64)
+            return (self.logits == highest).astype(np.float32)
+        return np.exp(self.logits - highest)
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """float64 (C,), summing to 1."""
+        weights = self.weights().astype(np.float64)
         return np.asarray(weights / weights.sum())
 
 
@@ -77,9 +80,11 @@ def truncate(
 def _nucleus(candidates: Candidates, top_p: float) -> Candidates:
     """Shortest prefix, most probable first, whose mass reaches top_p."""
     p = candidates.probabilities()
-    if len(p) > _FIRST_GUESS:
+    for guess in _GUESSES:
+        if guess >= len(p):
+            break
         # everything above the guess's smallest value, so that ties are not cut at random
-        smallest = np.partition(p, len(p) - _FIRST_GUESS)[len(p) - _FIRST_GUESS]
+        smallest = np.partition(p, len(p) - guess)[len(p) - guess]
         head = np.flatnonzero(p > smallest)
         if p[head].sum() >= top_p:
             return candidates.keep(np.sort(head[_prefix(p[head], -p[head], top_p)]))

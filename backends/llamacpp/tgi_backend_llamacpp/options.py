@@ -58,6 +58,11 @@ def parse_options(request: LoadRequest) -> Options:
     """
     if request.dtype is not None or request.quantize is not None:
         raise UsageError("a GGUF file fixes its own types: leave dtype and quantize away.")
+    if request.kv_cache_dtype is not None:
+        raise UsageError(
+            "llama.cpp's names for what the cache is kept in are --backend-option type_k=... and "
+            "type_v=...: leave kv_cache_dtype away."
+        )
     if request.device not in (None, "cpu", "gpu"):
         raise UsageError(f"llamacpp knows the devices cpu and gpu, not {request.device!r}.")
     given = dict(request.options)

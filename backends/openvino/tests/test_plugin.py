@@ -66,6 +66,7 @@ def test_serving_a_converted_folder_imports_no_torch(family_folder, tmp_path):
     [
         ({"options": {"colour": "red"}}, UsageError, "no option colour; it has cache_dir"),
         ({"quantize": "awq"}, UsageError, "int8, int4"),
+        ({"kv_cache_dtype": "u7"}, UsageError, "it knows u8"),
         ({"device": "tpu"}, UsageError, "no device TPU here; it finds CPU"),
         ({"num_threads": 0}, UsageError, "at least 1"),
     ],
@@ -83,3 +84,14 @@ def test_a_type_that_the_cpu_lacks_is_refused(family_folder, load, monkeypatch):
 
 def test_it_comes_before_the_torch_backend():
     assert tgi_backend().priority > 0
+
+
+def test_keys_and_values_can_be_kept_in_fewer_bits(family_folder, load):
+    """Tokens of a row of 8 bits and their scale take less than in 32."""
+    whole, small = (
+        load(family_folder("llama"), cache_tokens=1024, kv_cache_dtype=dtype)
+        for dtype in (None, "u8")
+    )
+    for backend in (whole, small):
+        assert backend.reserve(0, 1024)
+    assert small.stats().memory_bytes < whole.stats().memory_bytes

@@ -36,6 +36,7 @@ from tgi_core.contract import (
 from tgi_core.errors import BadModel, UsageError
 
 _OPTIONS = frozenset({"cache_dir"})
+_CACHE_DTYPES = ("u8",)
 _WARM_UP_TOKENS = (64, 1)
 
 
@@ -209,11 +210,12 @@ def _find(request: LoadRequest, progress: Progress) -> tuple[Path, Manifest]:
 
 def _properties(request: LoadRequest, dtype: DType) -> dict[str, str | int]:
     precision = PRECISIONS[dtype]
+    cache_precision = request.kv_cache_dtype or precision
     properties: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": precision,
-        "KV_CACHE_PRECISION": precision,
+        "KV_CACHE_PRECISION": cache_precision,
     }
     if request.num_threads is not None:
         properties["INFERENCE_NUM_THREADS"] = request.num_threads
@@ -226,6 +228,11 @@ def _refuse_unknown(request: LoadRequest) -> None:
         raise UsageError(
             f"the openvino backend has no option {', '.join(unknown)}; it has "
             f"{', '.join(sorted(_OPTIONS))}."
+        )
+    if request.kv_cache_dtype not in (None, *_CACHE_DTYPES):
+        raise UsageError(
+            f"--kv-cache-dtype {request.kv_cache_dtype} is not known to the openvino backend; it "
+            f"knows {', '.join(_CACHE_DTYPES)}."
         )
     if request.quantize is not None:
         check_quantization(request.quantize)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tgi_backend_openvino.families import refusal
 from tgi_backend_openvino.form import MANIFEST
 from tgi_core.contract import (
@@ -9,6 +11,7 @@ from tgi_core.contract import (
     ModelFiles,
     ModelFormat,
     Probe,
+    Progress,
     StepBackend,
     Verdict,
 )
@@ -39,6 +42,13 @@ def create() -> StepBackend:
     return OpenVinoBackend()
 
 
+def convert(model: ModelFiles, target: Path, quantize: str | None, progress: Progress) -> None:
+    """Converts ahead of time; imports torch."""
+    from tgi_backend_openvino.convert import convert_for_serving
+
+    convert_for_serving(model.path, target, quantize, progress)
+
+
 @hookimpl
 def tgi_backend() -> BackendSpec:
     """The fast way on CPUs: before the torch backend where both can serve a model."""
@@ -50,4 +60,5 @@ def tgi_backend() -> BackendSpec:
         create=create,
         priority=10,
         description="transformers models on OpenVINO's paged attention",
+        convert=convert,
     )

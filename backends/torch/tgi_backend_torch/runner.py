@@ -205,6 +205,11 @@ class TorchBackend:
                 f"the torch backend cannot quantize weights ({request.quantize}): leave out "
                 "--quantize, or serve a GGUF file with the llamacpp backend."
             )
+        if request.kv_cache_dtype is not None:
+            raise UsageError(
+                "the torch backend keeps keys and values in the dtype that it computes in: leave "
+                "out --kv-cache-dtype."
+            )
         if request.num_threads is not None and request.num_threads < 1:
             raise UsageError(f"num_threads is {request.num_threads}; it must be at least 1.")
 

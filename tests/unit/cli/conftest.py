@@ -10,6 +10,7 @@ import pytest
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 0
+    has_answered = False
 
     def do_GET(self):
         assert self.path == "/v1/models"
@@ -50,6 +51,25 @@ class Handler(BaseHTTPRequestHandler):
         self.usage(tokens)
         self.done()
         self.close_connection = True
+
+    def gives_up_idle_connections(self, tokens):
+        """One answer a connection; the next request on it finds nobody."""
+        if self.has_answered:
+            self.close_connection = True
+        else:
+            self.has_answered = True
+            self.good(tokens)
+
+    def ends_with_a_finish_reason(self, tokens):
+        self.begin()
+        self.event({"choices": [{"text": "a"}]})
+        self.event(
+            {
+                "choices": [{"text": "", "finish_reason": "length"}],
+                "usage": {"prompt_tokens": 7, "completion_tokens": tokens},
+            }
+        )
+        self.chunk(b"")
 
     def refuses(self, tokens):
         self.send_whole(429, {"error": "Model is overloaded"})

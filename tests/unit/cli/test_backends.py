@@ -2,7 +2,7 @@ import json
 
 from tgi_core.cli.app import main
 
-OURS = ("--disable-plugin", "torch", "--disable-plugin", "llamacpp")
+OURS = [part for name in ("torch", "llamacpp", "openvino") for part in ("--disable-plugin", name)]
 
 
 def test_the_table_has_a_line_for_each_backend(install, capsys):

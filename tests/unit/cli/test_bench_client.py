@@ -71,6 +71,19 @@ def test_a_server_that_closes_is_connected_to_again(server):
     assert len(server.connections) == 3
 
 
+def test_a_request_that_meets_a_closing_connection_is_sent_again(server):
+    replies = send(server, *[body("gives-up-idle-connections")] * 3)
+    assert [reply.error for reply in replies] == ["", "", ""]
+    assert len(server.connections) == 3
+    assert len(server.requests) == 5
+
+
+def test_a_stream_may_end_with_a_finish_reason_alone(server):
+    [reply] = send(server, body("ends-with-a-finish-reason"))
+    assert reply.error == ""
+    assert reply.output_tokens > 0
+
+
 @pytest.mark.parametrize(
     ("model", "error"),
     [

@@ -72,3 +72,15 @@ def test_an_event_that_is_not_json_is_an_error():
     stream = EventStream()
     stream.feed(b'data: {"error"\n\n')
     assert "not JSON" in stream.error
+
+
+def test_a_finish_reason_ends_a_stream_too():
+    stream = EventStream()
+    stream.feed(b'data: {"choices": [{"text": "a", "finish_reason": null}]}\n\n')
+    assert not stream.finished
+    stream.feed(
+        b'data: {"choices": [{"text": "", "finish_reason": "length"}],'
+        b' "usage": {"completion_tokens": 1}}\n\n'
+    )
+    assert stream.finished
+    assert not stream.done

@@ -5,7 +5,7 @@ from tgi_core.cli.app import main
 POLICIES = "@hookimpl\ndef tgi_queue_policies(): return []"
 
 
-OURS = ("--disable-plugin", "torch", "--disable-plugin", "llamacpp")
+OURS = [part for name in ("torch", "llamacpp", "openvino") for part in ("--disable-plugin", name)]
 """Blocked, for probing them imports a device library."""
 
 

@@ -118,3 +118,10 @@ def test_a_probe_that_raises_makes_its_backend_unavailable_with_the_cause():
 
 def test_a_probe_that_returns_something_else_makes_its_backend_unavailable():
     assert "bool, not a Probe" in probe(spec("odd", probe=lambda: True)).reason
+
+
+def test_a_better_backend_that_was_passed_over_is_named_with_its_reason(caplog):
+    backends = [spec("fast", priority=10, accepts=False), spec("any"), spec("odd", accepts=False)]
+    with caplog.at_level("INFO", "tgi_core.plugin.choose"):
+        assert choose_backend(FOLDER, None, backends).name == "any"
+    assert caplog.messages == ["any serves the model, not fast: fast wants other files"]

@@ -138,6 +138,20 @@ def test_draws_follow_the_probabilities() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees, p = 0.001
 
 
+def test_draws_follow_the_probabilities_over_blocks_of_ids() -> None:
+    draws, spread = 20_000, [3, 255, 256, 300, 511, 1000, 1001]
+    p = np.array([0.3, 0.05, 0.15, 0.1, 0.1, 0.25, 0.05])
+    logits = np.full((1, 1024), -np.inf, np.float32)
+    logits[0, spread] = np.log(p)
+    u = uniform(np.full(draws, 11, np.uint64), np.arange(draws, dtype=np.uint64))
+    batch = batch_of([SamplingParams(temperature=1.0)] * draws, uniform=u)
+    ids = sample(np.repeat(logits, draws, axis=0), batch).ids
+    counts = np.bincount(ids, minlength=1024)[spread]
+    assert counts.sum() == draws
+    # chi-square, 6 degrees, p = 0.001
+    assert ((counts - draws * p) ** 2 / (draws * p)).sum() < 22.5
+
+
 def test_top_tokens_are_ordered_and_padded() -> None:
     logits = np.array([[0.0, 3.0, 3.0, -np.inf], [1.0, 0.0, 2.0, 0.5]], np.float32)
     result = sample(logits, batch_of([SamplingParams(num_top=4), SamplingParams(num_top=1)]))
