@@ -93,7 +93,7 @@ def request(number: int, rng: random.Random, temperature: float) -> Request:
     """The lengths are those of `tgi bench`."""
     return Request(
         request_id=str(number),
-        prompt=tuple(rng.randrange(5, 40_000) for _ in range(rng.randint(32, 512))),
+        prompt=tuple(rng.randrange(5, 40_000) for _ in range(int(32 * 16 ** rng.random()))),
         sampling=SamplingParams(temperature=temperature, seed=number),
         stop=StopRule(max_new_tokens=rng.randint(16, 128)),
     )

@@ -93,5 +93,5 @@ def test_keys_and_values_can_be_kept_in_fewer_bits(family_folder, load):
         for dtype in (None, "u8")
     )
     for backend in (whole, small):
-        assert backend.reserve(0, 1024)
+        assert backend.reserve(0, 256)
     assert small.stats().memory_bytes < whole.stats().memory_bytes

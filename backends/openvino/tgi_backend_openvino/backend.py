@@ -37,6 +37,8 @@ from tgi_core.errors import BadModel, UsageError
 
 _OPTIONS = frozenset({"cache_dir"})
 _CACHE_DTYPES = ("u8",)
+_LEAST_TOKENS = 4
+"""In a step."""
 _WARM_UP_TOKENS = (64, 1)
 
 
@@ -46,6 +48,7 @@ class _Loaded:
 
     request: ov.InferRequest
     cache: BlockCache
+    """One block more than the tables know: the last one is for idle rows."""
     tables: BlockTables
     block_tokens: int
     capabilities: Capabilities
@@ -86,7 +89,8 @@ class OpenVinoBackend:
             free_bytes=available_bytes(),
             longest=manifest.longest,
         )
-        cache = BlockCache(caches, sizes.num_blocks)
+        cache = BlockCache(caches, sizes.num_blocks + 1)
+        cache.clean(np.array([sizes.num_blocks], np.int32))
         infer = compiled.create_infer_request()
         for port, tensor in cache.tensors:
             infer.set_tensor(port, tensor)
@@ -141,7 +145,7 @@ class OpenVinoBackend:
         """One inference over all rows side by side; see `StepBackend.step`."""
         loaded = self._here()
         infer = loaded.request
-        for name, array in _inputs(step, loaded.tables, loaded.block_tokens).items():
+        for name, array in _inputs(step, loaded).items():
             infer.set_tensor(name, ov.Tensor(array))
         infer.infer()
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
@@ -167,27 +171,40 @@ class OpenVinoBackend:
         return self._loaded
 
 
-def _inputs(
-    step: Step, tables: BlockTables, grain: int
-) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
-    """The step as OpenVINO's inputs, caches left out."""
+def _inputs(step: Step, loaded: _Loaded) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
+    """The step as OpenVINO's inputs, caches left out.
+
+    A step of a single token gets idle rows beside it: alone it would take a kernel that rounds in
+    another way than all others do, so that a greedy token could depend on whether the row has
+    neighbours. Four rows take no longer than one.
+    """
+    grain = loaded.block_tokens
     lengths = step.past + step.n
     blocks = -(-lengths // grain)
-    rows = tables.rows(step.seq)
-    begins = np.zeros(len(blocks) + 1, np.int32)
-    np.cumsum(blocks, out=begins[1:])
+    rows = loaded.tables.rows(step.seq)
+    idle = _LEAST_TOKENS - 1 if step.num_tokens == 1 else 0
+    blocks = np.append(blocks, np.ones(idle, np.int32))
+    idle_block = loaded.cache.num_blocks - 1
+    block_indices = rows[np.arange(rows.shape[1]) < blocks[: len(rows), None]]
+    row_begins = step.row_begins()
     # a graph without any wanted token would have nothing to compute: one is thrown away
     out = step.out if len(step.out) else np.zeros(1, np.int32)
     return {
-        "input_ids": step.tokens.astype(np.int64),
-        "position_ids": step.token_positions().astype(np.int64),
+        "input_ids": _extended(step.tokens, idle, 0).astype(np.int64),
+        "position_ids": _extended(step.token_positions(), idle, 0).astype(np.int64),
         "sampled_tokens_indices": out.astype(np.int64),
-        "past_lens": np.ascontiguousarray(step.past),
-        "subsequence_begins": step.row_begins(),
-        "block_indices": rows[np.arange(rows.shape[1]) < blocks[:, None]],
-        "block_indices_begins": begins,
+        "past_lens": _extended(step.past, idle, 0),
+        "subsequence_begins": np.append(row_begins, row_begins[-1] + 1 + np.arange(idle)).astype(
+            np.int32
+        ),
+        "block_indices": _extended(block_indices, idle, idle_block),
+        "block_indices_begins": np.append(0, np.cumsum(blocks)).astype(np.int32),
         "max_context_len": np.array(lengths.max(), np.int32),
     }
+
+
+def _extended(array: NDArray[np.int32], count: int, value: int) -> NDArray[np.int32]:
+    return np.append(array, np.full(count, value, np.int32))
 
 
 def _find(request: LoadRequest, progress: Progress) -> tuple[Path, Manifest]:

@@ -18,6 +18,7 @@ class BlockCache:
     """One array for each cache input of a compiled model: (blocks, kv heads, tokens, bytes)."""
 
     def __init__(self, inputs: Sequence[ov.ConstOutput], num_blocks: int) -> None:
+        self.num_blocks = num_blocks
         self.tensors: list[tuple[ov.ConstOutput, ov.Tensor]] = []
         self._arrays: list[NDArray[np.uint8]] = []
         # memory that is never used costs nothing: the system gives a page when it is written
