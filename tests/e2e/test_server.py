@@ -77,9 +77,13 @@ def bodies(count: int, new_tokens: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_streams_survive_two_killed_engines(serve: ServerFactory, smollm2: Path) -> None:
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_streams_survive_two_killed_engines(
+    backend: str, serve: ServerFactory, smollm2: Path
+) -> None:
     wanted = bodies(16, 40)
-    with serve(str(smollm2), "--dtype", "float32", "--max-total-tokens", "1024") as server:
+    flags = ("--backend", backend, "--dtype", "float32", "--max-total-tokens", "1024")
+    with serve(str(smollm2), *flags) as server:
         undisturbed = streams(server, wanted)
         assert all(text[-1] == "[end]" for text in undisturbed)
         assert streams(server, wanted, kills=2) == undisturbed
@@ -95,11 +99,13 @@ def test_streams_of_the_fake_backend_survive_two_killed_engines(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_the_same_seed_gives_the_same_tokens_alone_together_and_after_a_restart(
-    serve: ServerFactory, smollm2: Path
+    backend: str, serve: ServerFactory, smollm2: Path
 ) -> None:
     wanted = [body for body in bodies(12, 24) if "seed" in body["parameters"]]
-    flags = (str(smollm2), "--dtype", "float32", "--max-total-tokens", "512")
+    model = (str(smollm2), "--backend", backend)
+    flags = (*model, "--dtype", "float32", "--max-total-tokens", "512")
     with serve(*flags) as server:
         alone = [streams(server, [body])[0] for body in wanted]
         together = streams(server, wanted)
@@ -131,7 +137,7 @@ def test_a_request_that_kills_engines_fails_alone(serve: ServerFactory, fake_mod
 def test_the_api_process_answers_health_while_loading_and_has_no_torch(
     serve: ServerFactory, smollm2: Path
 ) -> None:
-    with serve(str(smollm2), ready=False) as server:
+    with serve(str(smollm2), "--backend", "torch", ready=False) as server:
         deadline = time.monotonic() + 60
         while True:
             try:
