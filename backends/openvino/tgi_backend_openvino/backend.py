@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from tgi_backend_openvino.cache import BlockCache, block_tokens, cell_bytes
+from tgi_backend_openvino.cache import BlockCache, block_bytes, block_tokens
 from tgi_backend_openvino.device import PRECISIONS, choose_device, choose_dtype
 from tgi_backend_openvino.form import MANIFEST, Manifest, read_manifest
 from tgi_backend_openvino.graph import cache_names, read_graph
@@ -81,10 +81,10 @@ class OpenVinoBackend:
         caches = [
             inputs[name] for layer in range(len(manifest.layers)) for name in cache_names(layer)
         ]
-        grain = block_tokens(caches[0])
+        grain = block_tokens(caches[1])
         sizes = choose_sizes(
             request,
-            cell_bytes=cell_bytes(caches),
+            cell_bytes=block_bytes(caches) // grain,
             block_tokens=grain,
             free_bytes=available_bytes(),
             longest=manifest.longest,
@@ -231,6 +231,8 @@ def _properties(request: LoadRequest, dtype: DType) -> dict[str, str | int]:
     properties: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
+        # pinned threads cannot make room: two servers of one thread would share the first core
+        "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": precision,
         "KV_CACHE_PRECISION": cache_precision,
     }

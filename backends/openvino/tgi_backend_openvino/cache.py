@@ -54,14 +54,14 @@ class BlockCache:
                 array[copy.dst] = array[copy.src]
 
 
-def cell_bytes(inputs: Iterable[ov.ConstOutput]) -> int:
-    """Cache memory of one token in all layers."""
-    return sum(_block_bytes(port) // block_tokens(port) for port in inputs)
+def block_bytes(inputs: Iterable[ov.ConstOutput]) -> int:
+    """Memory of one block in all layers, keys and values."""
+    return sum(_block_bytes(port) for port in inputs)
 
 
-def block_tokens(port: ov.ConstOutput) -> int:
-    """Tokens in a block, as the plugin wants them."""
-    return _block_shape(port)[1]
+def block_tokens(value_cache: ov.ConstOutput) -> int:
+    """Tokens in a block, as the plugin wants them; GPUs keep keys in another order than values."""
+    return _block_shape(value_cache)[1]
 
 
 def _block_shape(port: ov.ConstOutput) -> list[int]:

@@ -13,9 +13,11 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from time import sleep
 
 from platformdirs import user_cache_path
@@ -198,9 +200,6 @@ class _Tail:
     """Reads a stream to its end in the background, and keeps the last lines."""
 
     def __init__(self, stream: Iterator[str]) -> None:
-        from collections import deque
-        from threading import Thread
-
         self._lines: deque[str] = deque(maxlen=5)
         self._thread = Thread(target=lambda: self._lines.extend(stream), daemon=True)
         self._thread.start()
