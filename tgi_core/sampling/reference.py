@@ -19,8 +19,8 @@ from tgi_core.sampling.penalties import adjust
 from tgi_core.sampling.seeds import exponentials
 from tgi_core.sampling.truncation import Candidates, truncate
 
-_BLOCK = 256
-"""Token ids in a block of a draw: near the square root of a vocabulary's size."""
+_BLOCK_BITS = 8
+"""A block of a draw holds 256 token ids: near the square root of a vocabulary's size."""
 
 
 def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
@@ -82,7 +82,7 @@ def _draw(candidates: Candidates, uniform: float) -> int:
     of blocks needs a random number for each block instead of one for each token.
     """
     weights = candidates.weights()
-    block_of = candidates.ids // _BLOCK
+    block_of = candidates.ids >> _BLOCK_BITS
     mass = np.bincount(block_of, weights)
     blocks = np.flatnonzero(mass)
     # below zero, where no token has its number

@@ -79,7 +79,10 @@ def truncate(
 
 def _nucleus(candidates: Candidates, top_p: float) -> Candidates:
     """Shortest prefix, most probable first, whose mass reaches top_p."""
-    p = candidates.probabilities()
+    every = candidates.probabilities()
+    # tokens below this have less than 1 - top_p together, so none of them is in the prefix
+    likely = np.flatnonzero(every >= (1 - top_p) / (2 * len(every)))
+    p = every[likely]
     for guess in _GUESSES:
         if guess >= len(p):
             break
@@ -87,8 +90,9 @@ def _nucleus(candidates: Candidates, top_p: float) -> Candidates:
         smallest = np.partition(p, len(p) - guess)[len(p) - guess]
         head = np.flatnonzero(p > smallest)
         if p[head].sum() >= top_p:
-            return candidates.keep(np.sort(head[_prefix(p[head], -p[head], top_p)]))
-    return candidates.keep(np.sort(_prefix(p, -p, top_p)))
+            likely, p = likely[head], p[head]
+            break
+    return candidates.keep(likely[np.sort(_prefix(p, -p, top_p))])
 
 
 def _typical(candidates: Candidates, typical_p: float) -> Candidates:
