@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+import transformers
 from tgi_backend_openvino.families import PROVEN, refusal
 
 from tests.families import FAMILIES, check_any_batch, check_greedy
@@ -40,3 +42,18 @@ def test_the_proven_types_are_those_that_these_tests_run(family_folder):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_glance_at_the_configuration_tells_what_would_be_refused(family, family_folder):
     assert (refusal(family_folder(family)) is not None) == (family in REFUSED)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama, tied", "gemma3", "gpt2", "gpt_oss", "mixtral"])
+def test_weights_of_half_size_compute_in_float32(family, dtype, family_folder, drive, tmp_path):
+    """Most checkpoints are in 16 bits: they are kept so, and lose nothing."""
+    half = transformers.AutoModelForCausalLM.from_pretrained(
+        family_folder(family), dtype=dtype, attn_implementation="eager"
+    )
+    half.save_pretrained(tmp_path)
+    driver = drive(tmp_path)
+    # constants of the code, such as Gemma's scale of embeddings, are in the checkpoint's type too
+    driver.reference = half.float()
+    driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
+    driver.check({0: [8], 1: [9]})
