@@ -54,7 +54,13 @@ def convert(source: Path, target: Path, quantize: str | None, progress: Progress
         import openvino as ov
         import torch
         from tgi_backend_torch.checkpoint import find_checkpoint
-        from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
+        from tgi_backend_torch.loader import (
+            load_model,
+            longest_sequence,
+            model_class,
+            quiet,
+            read_config,
+        )
         from tgi_backend_torch.trial import try_model
 
         from tgi_backend_openvino.trace import layer_forms, trace
@@ -75,7 +81,7 @@ def convert(source: Path, target: Path, quantize: str | None, progress: Progress
     forms = layer_forms(trial)
     progress("tracing the model", 0, 1)
     try:
-        with warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing as such, and of shapes that are constant
             graph = trace(model, trial, forms)
     except Exception as error:  # the tracer raises whatever it meets

@@ -59,7 +59,7 @@ def read_config(folder: Path) -> PretrainedConfig:
             "read: serve the unquantized model, or a GGUF file with the llamacpp backend."
         )
     try:
-        with _quiet():
+        with quiet():
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -126,7 +126,7 @@ def load_model(
         BadModel: the files lack tensors, or hold some of the wrong shape.
     """
     tensors = checkpoint.read(dtype, progress)
-    with _quiet():
+    with quiet():
         try:
             loaded: Any = cls.from_pretrained(
                 None,
@@ -186,7 +186,7 @@ def _rope_limit(config: PretrainedConfig) -> int | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps transformers' log lines and progress bars off the terminal; errors are raised."""
     logging: Any = transformers.logging
     verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
