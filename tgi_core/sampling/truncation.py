@@ -33,8 +33,8 @@ class Candidates:
         """float32 (C,): probabilities up to a factor, 1 the largest. Infinite logits share all."""
         highest = self.logits.max()
         if np.isinf(highest):
-            return (self.logits == highest).astype(np.float32)
-        return np.exp(self.logits - highest)
+            return np.asarray(self.logits == highest, np.float32)
+        return np.asarray(np.exp(self.logits - highest), np.float32)
 
     def probabilities(self) -> NDArray[np.float64]:
         """float64 (C,), summing to 1."""
