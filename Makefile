@@ -15,15 +15,19 @@ CLIENTS := .venv-clients
 # Warnings are no errors here: clients call what is deprecated, and leave sockets to the collector.
 ask = $(CLIENTS)/$(1)/bin/python -m pytest -W default --server-python $(abspath $(VENV))/bin/python $(2:%=tests/clients/test_%.py)
 
-.PHONY: serve test clients-light clients quick check fix bench docs dist clean
+.PHONY: serve test test-all clients-light clients quick check fix bench docs dist clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
 	$(VENV)/bin/tgi serve $(SMOLLM2) --backend torch --served-model-name smollm2 --port $(PORT)
 
 test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "slow or not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not long" $(PYTEST_FLAGS)
 	$(MAKE) clients-light
+
+test-all: $(VENV)/.test $(SMOLLM2)/config.json  ## Half an hour more: what `test` takes samples of, and all clients
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "long or not long" $(PYTEST_FLAGS)
+	$(MAKE) clients
 
 clients-light: $(VENV)/.test $(CLIENTS)/sdks/.done $(CLIENTS)/frameworks/.done  ## SDKs and frameworks, against a server
 	$(call ask,sdks,openai huggingface_hub anthropic)

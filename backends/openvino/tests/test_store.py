@@ -146,6 +146,18 @@ def test_two_at_once_convert_once(folder, tmp_path, children):
     assert any(phase.startswith("waiting for another") for phase in seen)
 
 
+def test_hashes_are_saved_by_many_at_once(folder, tmp_path):
+    def save(i: int) -> None:
+        hashes = store._Hashes(tmp_path / "hashes" / "one.json")
+        hashes.of(folder / "config.json")
+        hashes._known = {"differs": i}
+        hashes.save()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(200)))
+    assert [path.name for path in (tmp_path / "hashes").iterdir()] == ["one.json"]
+
+
 def test_a_kill_in_the_middle_leaves_nothing_that_is_served(folder, tmp_path, children):
     code = (
         "import sys, pathlib\n"

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,7 +186,8 @@ class _Hashes:
             return
         try:
             self._path.parent.mkdir(exist_ok=True)
-            new = self._path.with_suffix(".part")
+            # of its own: another server may be saving the same hashes
+            new = self._path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
             new.write_text(json.dumps(self._used))
             new.replace(self._path)
         except OSError as error:
