@@ -93,6 +93,13 @@ def server(serve: Serve, fake_model: Path) -> Server:
 
 
 @pytest.fixture(scope="session")
+def embedding_server(serve: Serve, fake_model: Path) -> Server:
+    """The same, and vectors."""
+    flags = ("--backend", "fake", "--backend-option", "embedding_size=16")
+    return serve(str(fake_model), *flags, "--served-model-name", "fake-model")
+
+
+@pytest.fixture(scope="session")
 def narrow_server(serve: Serve, fake_model: Path) -> Server:
     """Room for one sequence: whoever asks for two choices finds it overloaded."""
     return serve(str(fake_model), "--backend", "fake", "--max-concurrent-requests", "1")

@@ -1,4 +1,4 @@
-"""Chat, completions, streams, tools, schemas; sync and async; log-probabilities, echo; errors."""
+"""Chat, completions, streams, tools, schemas, embeddings, log-probabilities, errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from openai import (
     AsyncOpenAI,
+    BadRequestError,
     NotFoundError,
     OpenAI,
     RateLimitError,
@@ -306,3 +307,48 @@ def test_a_tool_that_must_be_called_is_called(client: OpenAI, stream: bool) -> N
     [call] = choice.message.tool_calls
     assert call.id and call.type == "function" and call.function.name == "look"
     assert set(json.loads(call.function.arguments)) == {"fox", "color"}
+
+
+def test_embeddings_in_both_encodings(embedding_server: Server) -> None:
+    texts = [PROMPT, "fox"]
+    with connect(embedding_server) as client:
+        # base64 unless it is told otherwise
+        packed = client.embeddings.create(model=MODEL, input=texts)
+        plain = client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
+        short = client.embeddings.create(model=MODEL, input=texts[0], dimensions=4)
+    assert packed.object == "list" and packed.model == MODEL
+    assert packed.usage.total_tokens == packed.usage.prompt_tokens == plain.usage.prompt_tokens > 2
+    for index, (one, other) in enumerate(zip(packed.data, plain.data, strict=True)):
+        assert one.index == other.index == index
+        assert one.embedding == pytest.approx(other.embedding, rel=1e-6)
+        assert sum(x * x for x in one.embedding) == pytest.approx(1, rel=1e-5)
+    assert (len(packed.data[0].embedding), len(short.data[0].embedding)) == (16, 4)
+
+
+def test_embeddings_from_many_async_clients(embedding_server: Server) -> None:
+    texts = [f"text {i}" for i in range(8)]
+
+    async def ask() -> list[list[float]]:
+        async with AsyncOpenAI(
+            base_url=embedding_server.url + "/v1", api_key="unused", max_retries=0
+        ) as client:
+            answers = await asyncio.gather(
+                *[client.embeddings.create(model=MODEL, input=text) for text in texts]
+            )
+            return [answer.data[0].embedding for answer in answers]
+
+    found = asyncio.run(ask())
+    with connect(embedding_server) as client:
+        together = client.embeddings.create(model=MODEL, input=texts)
+    for one, other in zip(found, together.data, strict=True):
+        assert one == pytest.approx(other.embedding, rel=1e-5)
+
+
+def test_embeddings_that_cannot_be(embedding_server: Server, server: Server) -> None:
+    with connect(embedding_server) as client:
+        with pytest.raises(BadRequestError, match="at most"):
+            client.embeddings.create(model=MODEL, input="word " * 9000)
+        with pytest.raises(BadRequestError, match="dimensions"):
+            client.embeddings.create(model=MODEL, input="a", dimensions=17)
+    with connect(server) as client, pytest.raises(BadRequestError, match="cannot embed"):
+        client.embeddings.create(model=MODEL, input="a")

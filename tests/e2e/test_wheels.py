@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ("torch", "llamacpp", "openvino")
-PLUGINS = ("anthropic_api", "ollama_api", "responses_api", "trace_otlp")
+PLUGINS = ("anthropic_api", "embeddings_api", "ollama_api", "responses_api", "trace_otlp")
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
 
 
@@ -117,5 +117,5 @@ def test_the_dialects_extra_brings_plugins_that_load(wheels: Path, tmp_path: Pat
     assert not names & {"torch", "openvino"}
     listed = json.loads(run(tmp_path / "venv" / "bin" / "tgi", "plugins", "--check"))
     hooks = {row["name"]: (row["hooks"], row["status"]) for row in listed}
-    for name in ("anthropic-api", "ollama-api", "responses-api"):
+    for name in ("anthropic-api", "embeddings-api", "ollama-api", "responses-api"):
         assert hooks[name] == (["tgi_routes"], "ok")

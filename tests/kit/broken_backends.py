@@ -1,6 +1,7 @@
 """Backends that each break one promise, as a real device or a hasty author may, under the kit.
 
-Only test_kit_catches_faults.py collects this file.
+Only test_kit_catches_faults.py collects this file. It has more than 400 lines, because the faults
+share one base and one run of the kit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tgi_core.contract import (
     LoadRequest,
     ModelFiles,
     ModelFormat,
+    Pooling,
     Probe,
     Verdict,
 )
@@ -36,6 +38,8 @@ SHAPE = FakeShape(
     max_step_tokens=80,
     max_sequence_tokens=120,
     steps_in_flight=2,
+    embedding_size=8,
+    pooling=Pooling.MEAN,
 )
 _REQUEST = LoadRequest(
     model=ModelFiles(reference="none", path=Path("none"), format=ModelFormat.OTHER)
@@ -370,6 +374,51 @@ class NamesTokensByRow(FaultyBackend):
         row_of = np.repeat(np.arange(step.num_rows, dtype=np.int32), step.n)
         tokens = np.where(step.tokens < 0, -1 - row_of, step.tokens)
         return super().step(replace(step, tokens=tokens))
+
+
+# How it embeds
+
+
+class PoolsOverTheWholeStep(FaultyBackend):
+    """A mean that was written for one text at a time."""
+
+    def embed(self, step):
+        vectors = super().embed(step)
+        return np.repeat(vectors.mean(0, keepdims=True), step.num_rows, 0)
+
+
+class PoolsPaddingToo(FaultyBackend):
+    """Divides by the longest row, as a batch with padding and no mask does."""
+
+    def embed(self, step):
+        return super().embed(step) * (step.n / step.n.max())[:, None].astype(np.float32)
+
+
+class PoolsTheFirstTokenInstead(FaultyBackend):
+    def embed(self, step):
+        self._shape = replace(SHAPE, pooling=Pooling.FIRST)
+        return super().embed(step)
+
+
+class PoolsAPartAsIfItWereWhole(FaultyBackend):
+    """Divides the sum of a part by all tokens so far."""
+
+    def embed(self, step):
+        return super().embed(step) * (step.n / (step.past + step.n))[:, None].astype(np.float32)
+
+
+class EmbedsInTheFirstSlot(FaultyBackend):
+    """Computes texts where a sequence that generates may lie."""
+
+    def embed(self, step):
+        vectors = super().embed(step)
+        self._cells[1:3] = 7
+        return vectors
+
+
+class EmbedsInDoublePrecision(FaultyBackend):
+    def embed(self, step):
+        return super().embed(step).astype(np.float64)
 
 
 class TestBrokenBackend(BackendConformance):

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tgi_core.contract import BackendSpec, Fork, LoadRequest, LogitsRows, ModelFiles, ModelFormat
+from tgi_core.contract import (
+    BackendSpec,
+    Fork,
+    LoadRequest,
+    LogitsRows,
+    ModelFiles,
+    ModelFormat,
+    Pooling,
+)
 from tgi_core.testing import fake
 from tgi_core.testing.conformance import BackendConformance
 from tgi_core.testing.fake import FakeBackend, FakeShape
@@ -30,6 +38,10 @@ SHAPES = {
     "neither mixed nor chunked": FakeShape(**SMALL, mixed=False, chunked=False),
     "last logits": FakeShape(**SMALL, logits=LogitsRows.LAST),
     "two steps in flight": FakeShape(**SMALL, steps_in_flight=2),
+    "embeds last": FakeShape(**SMALL, embedding_size=8),
+    "embeds mean": FakeShape(**SMALL, embedding_size=8, pooling=Pooling.MEAN, mixed=False),
+    "embeds first": FakeShape(**SMALL, embedding_size=8, pooling=Pooling.FIRST, chunked=False),
+    "only embeds": FakeShape(**SMALL, embedding_size=8, generates=False, chunked=False),
     "one row": FakeShape(**{**SMALL, "max_rows": 1}),
 }
 

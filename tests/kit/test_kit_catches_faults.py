@@ -45,6 +45,12 @@ CAUGHT_BY = {
     "SamplesWithoutPenalties": "test_device_chooses_what_the_reference_chooses",
     "DrawsInTheOrderOfProbability": "test_device_chooses_what_the_reference_chooses",
     "TakesTheLogprobBeforePenalties": "test_device_chooses_what_the_reference_chooses",
+    "PoolsOverTheWholeStep": "test_texts_embedded_together_equal_each_alone",
+    "PoolsPaddingToo": "test_texts_embedded_together_equal_each_alone",
+    "PoolsTheFirstTokenInstead": "test_every_token_of_the_text_counts",
+    "PoolsAPartAsIfItWereWhole": "test_text_in_parts_equals_whole",
+    "EmbedsInTheFirstSlot": "test_embedding_disturbs_no_generation",
+    "EmbedsInDoublePrecision": "test_reused_id_embeds_the_same",
     "NamesTokensByRow": "test_step_may_name_tokens_that_nobody_has_read",
 }
 

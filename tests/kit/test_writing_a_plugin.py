@@ -21,6 +21,6 @@ def test_page_shows_what_the_command_writes(tmp_path: Path) -> None:
 
 def test_page_names_all_that_a_handler_may_ask() -> None:
     methods = [name for name in vars(ChatServer) if name[0] != "_"]
-    assert len(methods) == 5
+    assert len(methods) == 6
     missing = [name for name in methods if f"| `{name}(" not in PAGE.read_text()]
     assert not missing

@@ -10,7 +10,8 @@ RequestStarted Route SampledTokens SamplesOnDevice SamplingBatch SamplingParams 
 StepBackend StepStats StopRule TokenEvent TokenSpan TokenStream TokenUsage Tokenizer ToolCallDelta
 ToolCallParser TopToken Verdict available_bytes check_contract choose_sizes DURATION_BOUNDS_S
 BatchStats Distribution FinishedRequest FinishedSequence RequestSink CompiledGrammar
-GrammarCompiler GuidanceEngine Matcher Vocabulary warm_up_with
+GrammarCompiler GuidanceEngine Matcher Vocabulary warm_up_with Embedded Embedding Embeds Pooling
+PromptEmbedded pooled
 """.split()
 
 

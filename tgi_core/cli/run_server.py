@@ -250,6 +250,8 @@ def _served_model(
             max_total_tokens=info.max_sequence_tokens,
             vocab_size=info.vocab_size,
             features=info.features,
+            generates=info.generates,
+            embedding_size=None if info.embedding is None else info.embedding.size,
             max_best_of=server.max_best_of,
             max_choices=server.max_choices,
             max_stop_sequences=server.max_stop_sequences,

@@ -26,6 +26,7 @@ from tgi_core.contract.dialect import (
     ChatDelta,
     ChatServer,
     Dialect,
+    Embedded,
     Failure,
     Handler,
     HttpReply,
@@ -36,10 +37,12 @@ from tgi_core.contract.dialect import (
     TokenUsage,
     ToolCallDelta,
 )
+from tgi_core.contract.embedding import Embedding, Embeds, Pooling, pooled
 from tgi_core.contract.engine import Engine, EngineInfo
 from tgi_core.contract.events import (
     Event,
     FinishReason,
+    PromptEmbedded,
     PromptScored,
     RequestFailed,
     RequestStarted,
@@ -88,6 +91,9 @@ __all__ = [
     "DType",
     "Dialect",
     "Distribution",
+    "Embedded",
+    "Embedding",
+    "Embeds",
     "Engine",
     "EngineInfo",
     "Event",
@@ -116,8 +122,10 @@ __all__ = [
     "PendingLogits",
     "PendingTokens",
     "PluginModule",
+    "Pooling",
     "Probe",
     "Progress",
+    "PromptEmbedded",
     "PromptScored",
     "QueuePolicy",
     "ReasoningParser",
@@ -148,5 +156,6 @@ __all__ = [
     "available_bytes",
     "check_contract",
     "choose_sizes",
+    "pooled",
     "warm_up_with",
 ]

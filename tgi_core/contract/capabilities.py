@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from tgi_core.contract.embedding import Embedding
+
 
 class Fork(Enum):
     """How a sequence may take over the beginning of another one."""
@@ -89,8 +91,11 @@ class Capabilities:
     logits: LogitsRows = LogitsRows.LAST
     adapters: AdapterRows = AdapterRows.NONE
     modalities: frozenset[Modality] = frozenset({Modality.TEXT})
-    embeddings: bool = False
-    """Hidden states can be read instead of logits."""
+    generates: bool = True
+    """False for encoders: `step` is never called, and `chunked` says whether `embed` takes a text
+    in parts."""
+    embedding: Embedding | None = None
+    """How texts are embedded; the backend then has `Embeds`. None: it cannot."""
     row_buckets: tuple[int, ...] = ()
     """Row counts that cost the same as the next larger one; a hint."""
     steps_in_flight: int = 1

@@ -11,6 +11,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -115,10 +118,35 @@ class ModelCard:
     max_sequence_tokens: int
     """Prompt and answer together."""
     chat_template: str | None
+    generates: bool = True
+    """False if it only embeds."""
+    embedding_size: int | None = None
+    """Numbers in a vector; None if it does not embed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embedded:
+    """The vectors of several texts."""
+
+    vectors: NDArray[np.float32]
+    """float32 (N, size), in the order of the texts. Not normalized."""
+    num_tokens: int
+    """What all texts had together."""
+
+    def unit(self, dimensions: int | None = None) -> NDArray[np.float32]:
+        """float32 (N, size): the vectors, or their first numbers, brought to length 1."""
+        vectors = self.vectors[:, :dimensions].astype(np.float64)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: NDArray[np.float32] = (vectors / np.maximum(lengths, _TINY)).astype(np.float32)
+        return unit
+
+
+_TINY = 1e-12
+"""Least length that is divided by: a vector of zeros stays one."""
 
 
 class ChatServer(Protocol):
-    """What generates. Made for one request: what is still going on at its end is cancelled.
+    """What generates and embeds. Made for one request: what goes on at its end is cancelled.
 
     Bodies are the JSON objects of OpenAI's API, as dictionaries; `stream` need not be said. Errors
     are those of `tgi_core.errors` and need not be caught: the dialect's `failure` tells of them.
@@ -148,6 +176,20 @@ class ChatServer(Protocol):
         """`max_tokens`, or how many the context has left if those are fewer; at least 1.
 
         For dialects in which it is an upper limit. The chat route refuses what does not fit.
+        """
+        ...
+
+    async def embed(
+        self, inputs: Sequence[str | Sequence[int]], *, truncate: bool = False
+    ) -> Embedded:
+        """The vectors of texts; a text may also be given as tokens, to which nothing is added.
+
+        Args:
+            inputs: at least one; each has at least one token.
+            truncate: cut what is too long behind its first tokens, instead of refusing it.
+
+        Raises:
+            ValidationError: the model does not embed, or an input is empty or too long.
         """
         ...
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from tgi_core.contract.embedding import Embedding
 from tgi_core.contract.events import Event
 from tgi_core.contract.request import Feature, Request
 from tgi_core.contract.stats import StepStats
@@ -33,6 +34,10 @@ class EngineInfo:
     cache_tokens: int
     features: frozenset[Feature]
     """What a request may ask for beyond temperature, top-k and top-p."""
+    generates: bool = True
+    """False if the model only embeds."""
+    embedding: Embedding | None = None
+    """How texts are embedded; None if they cannot be."""
 
 
 class Engine(Protocol):

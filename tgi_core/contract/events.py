@@ -61,6 +61,15 @@ class PromptScored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptEmbedded:
+    """The vector of a prompt; nothing follows."""
+
+    request_id: str
+    vector: bytes
+    """float32, little-endian, `Embedding.size` numbers. Not normalized."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFailed:
     """A request ended without a finish reason; nothing follows."""
 
@@ -70,4 +79,4 @@ class RequestFailed:
     """The request asked for something impossible, so that trying again cannot help."""
 
 
-Event = TokenEvent | RequestStarted | PromptScored | RequestFailed
+Event = TokenEvent | RequestStarted | PromptScored | PromptEmbedded | RequestFailed

@@ -20,6 +20,7 @@ class Feature(Enum):
     PENALTIES = "penalties"
     LOGIT_BIAS = "logit_bias"
     SEED = "seed"
+    EMBEDDING = "embeddings"
 
 
 class GrammarKind(Enum):
@@ -43,7 +44,8 @@ class StopRule:
     """When a sequence ends, as far as token ids tell. Stop strings are cut by the text layer."""
 
     max_new_tokens: int
-    """At least 1. Reaching it comes before the end-of-sequence token, as in TGI."""
+    """At least 1, or 0 for an embedding. Reaching it comes before the end-of-sequence token, as in
+    TGI."""
     eos_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     """End-of-sequence tokens are kept like any other."""
@@ -65,6 +67,8 @@ class Request:
     """The log-probability of each prompt token, given those before it, is wanted, and as many top
     tokens for each as `sampling.num_top` says. They are the model's own: nothing in `sampling`
     changes them."""
+    embedding: bool = False
+    """The prompt's vector is wanted, and no token."""
     grammar: Grammar | None = None
     adapter: str | None = None
     priority: int = 0

@@ -40,14 +40,23 @@ def build_step(plan: StepPlan) -> tuple[Step, list[Output]]:
         if row.samples:
             out.append(len(tokens) - 1)
             outputs.append(Output(row, None))
-    step = Step(
+    return _step(plan, tokens, out), outputs
+
+
+def build_embedding(plan: StepPlan) -> Step:
+    """The arrays of a step that embeds."""
+    tokens = [t for row in plan.rows for t in row.sequence.tokens[row.begin : row.end]]
+    return _step(plan, tokens, [])
+
+
+def _step(plan: StepPlan, tokens: list[int], out: list[int]) -> Step:
+    return Step(
         seq=np.array([row.sequence.seq for row in plan.rows], np.int32),
         past=np.array([row.begin for row in plan.rows], np.int32),
         n=np.array([row.num_tokens for row in plan.rows], np.int32),
         tokens=np.array(tokens, np.int32),
         out=np.array(out, np.int32),
     )
-    return step, outputs
 
 
 def build_sampling(outputs: list[Output]) -> SamplingBatch:

@@ -30,16 +30,16 @@ def engine_info(capabilities: Capabilities, *, guided: bool = False) -> EngineIn
             f"the KV cache holds {capabilities.cache_tokens} tokens, too few for a prompt and an "
             "answer: give it more with --cache-tokens."
         )
-    longest_prompt = longest - 1
+    longest_prompt = longest - 1 if capabilities.generates else longest
     if not capabilities.chunked:
         longest_prompt = min(
             longest_prompt, capabilities.max_prefill_tokens, capabilities.max_step_tokens
         )
-    features = set() if capabilities.logits is LogitsRows.NONE else set(_ON_THE_HOST)
-    if guided and features:
-        features.add(Feature.GRAMMAR)
-    if capabilities.logits is LogitsRows.ALL:
-        features.add(Feature.PROMPT_LOGPROBS)
+    features: set[Feature] = set()
+    if capabilities.generates:
+        features |= _generating(capabilities.logits, guided=guided)
+    if capabilities.embedding is not None:
+        features.add(Feature.EMBEDDING)
     return EngineInfo(
         device=capabilities.device,
         vocab_size=capabilities.vocab_size,
@@ -48,7 +48,18 @@ def engine_info(capabilities: Capabilities, *, guided: bool = False) -> EngineIn
         max_requests=capabilities.max_rows,
         cache_tokens=capabilities.cache_tokens,
         features=frozenset(features),
+        generates=capabilities.generates,
+        embedding=capabilities.embedding,
     )
+
+
+def _generating(logits: LogitsRows, *, guided: bool) -> set[Feature]:
+    features = set() if logits is LogitsRows.NONE else set(_ON_THE_HOST)
+    if guided and features:
+        features.add(Feature.GRAMMAR)
+    if logits is LogitsRows.ALL:
+        features.add(Feature.PROMPT_LOGPROBS)
+    return features
 
 
 def fault_of(request: Request, info: EngineInfo, capabilities: Capabilities) -> str | None:
@@ -61,8 +72,11 @@ def fault_of(request: Request, info: EngineInfo, capabilities: Capabilities) -> 
             f"the prompt holds {len(request.prompt)} tokens and may hold at most "
             f"{info.max_prompt_tokens}"
         )
-    if len(tokens) >= info.max_sequence_tokens or (
-        not capabilities.chunked and len(tokens) > capabilities.max_prefill_tokens
+    if not (info.generates or request.embedding):
+        return "this model embeds texts and generates none"
+    if not request.embedding and (
+        len(tokens) >= info.max_sequence_tokens
+        or (not capabilities.chunked and len(tokens) > capabilities.max_prefill_tokens)
     ):
         return f"{len(tokens)} tokens leave no room: a sequence holds {info.max_sequence_tokens}"
     if min(tokens) < 0 or max(tokens) >= info.vocab_size:
@@ -70,7 +84,7 @@ def fault_of(request: Request, info: EngineInfo, capabilities: Capabilities) -> 
     bad = [t for t, _ in request.sampling.logit_bias if not 0 <= t < info.vocab_size]
     if bad:
         return f"logit_bias names the token {bad[0]}; the vocabulary holds {info.vocab_size}"
-    if request.stop.max_new_tokens <= len(request.resumed):
+    if not request.embedding and request.stop.max_new_tokens <= len(request.resumed):
         return "max_new_tokens leaves nothing to generate"
     if request.grammar is not None and not request.stop.eos_token_ids:
         return "a grammar needs a token that ends a sequence, and this model has none"
@@ -85,5 +99,6 @@ def _wishes(request: Request) -> frozenset[Feature]:
         Feature.GRAMMAR: request.grammar is not None,
         Feature.ADAPTER: request.adapter is not None,
         Feature.PROMPT_LOGPROBS: request.prompt_logprobs,
+        Feature.EMBEDDING: request.embedding,
     }
     return frozenset(feature for feature, wished in wishes.items() if wished)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from tgi_core.contract import (
     Event,
+    PromptEmbedded,
     PromptScored,
     Request,
     RequestFailed,
@@ -55,7 +56,7 @@ class OpenRequest:
                 self._tokens += event.tokens
                 self.strikes = 0
                 self._ended = event.finish is not None
-            case RequestFailed():
+            case RequestFailed() | PromptEmbedded():
                 self._ended = True
             case RequestStarted() | PromptScored() if type(event) in self._told:
                 return  # an engine before this one told it

@@ -16,6 +16,7 @@ from time import monotonic, perf_counter
 from tgi_core.cache.manager import CacheManager
 from tgi_core.contract import (
     Capabilities,
+    Embeds,
     EngineInfo,
     Event,
     LoadRequest,
@@ -32,10 +33,11 @@ from tgi_core.contract import (
     StepStats,
     Vocabulary,
 )
-from tgi_core.engine.build import Output, build_sampling, build_step
-from tgi_core.engine.commit import commit
+from tgi_core.engine.build import Output, build_embedding, build_sampling, build_step
+from tgi_core.engine.commit import Committed, commit
 from tgi_core.engine.guidance import Guidance, mask
 from tgi_core.engine.limits import engine_info, fault_of
+from tgi_core.engine.pool import pool
 from tgi_core.engine.tally import Launched, Tally, is_prefill
 from tgi_core.errors import (
     BackendDead,
@@ -220,6 +222,11 @@ class StepEngine:
         """Starts the next step before the tokens of the running one are read."""
         running, self._in_flight = self._in_flight, None
         plan = self._schedule()
+        if plan is not None and plan.embeds:
+            if running is not None:
+                self._take_in(running)
+            self._run(plan)
+            return
         if plan is not None:
             try:
                 self._in_flight = self._launch(plan)
@@ -260,6 +267,9 @@ class StepEngine:
     def _run(self, plan: StepPlan) -> None:
         """One step from start to end."""
         try:
+            if plan.embeds:
+                self._embed(plan)
+                return
             in_flight = self._launch(plan)
         except BackendDead:
             raise
@@ -269,6 +279,19 @@ class StepEngine:
             self._narrow_down(plan, error)
         else:
             self._take_in(in_flight)
+
+    def _embed(self, plan: StepPlan) -> None:
+        embedding, backend = self._capabilities.embedding, self._backend
+        if embedding is None or not isinstance(backend, Embeds):
+            raise GenerationError("the backend claims to embed, and has no `embed`")
+        began = perf_counter()
+        step = build_embedding(plan)
+        built = perf_counter()
+        vectors = backend.embed(step)
+        launched = Launched(True, began, built, perf_counter())
+        self._tally.launched(plan, launched, perf_counter())
+        self._end(pool(plan, vectors, embedding.pooling), launched)
+        self._tally.taken_in(launched, perf_counter(), perf_counter(), perf_counter())
 
     def _launch(self, plan: StepPlan) -> _InFlight:
         begin = perf_counter()
@@ -308,6 +331,12 @@ class StepEngine:
         result = commit(step.outputs, sampled, self.info.max_sequence_tokens)
         for row in step.plan.rows:
             self._note(row)
+        self._end(result, step.launched)
+        self._tally.generated_tokens += len(result.continuing) + len(result.finished)
+        self._tally.taken_in(step.launched, waited, ready, perf_counter())
+
+    def _end(self, result: Committed, launched: Launched) -> None:
+        """Tells what came of a step, and takes out the sequences that ended with it."""
         if result.finished or result.failed:
             began = perf_counter()
             for sequence in result.finished:
@@ -315,10 +344,8 @@ class StepEngine:
                 self.scheduler.finish(sequence)
             for sequence in result.failed:
                 self.cancel(sequence.request.request_id)
-            self._tally.filtered(step.launched, perf_counter() - began)
-        self._tally.generated_tokens += len(result.continuing) + len(result.finished)
+            self._tally.filtered(launched, perf_counter() - began)
         self._events += result.events
-        self._tally.taken_in(step.launched, waited, ready, perf_counter())
 
     def _note(self, row: PlannedRow) -> None:
         """Lets others share what a step has computed of a prompt."""

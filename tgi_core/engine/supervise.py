@@ -211,12 +211,12 @@ class Supervisor:
         self._on_ready(info)
 
     def _on_step(self, step: StepDone) -> None:
-        for events in (step.started, step.scored, step.tokens, step.failed):
+        for events in (step.started, step.scored, step.tokens, step.embedded, step.failed):
             for event in events:
                 opened = self._open.get(event.request_id)
                 if opened is not None:
                     opened.deliver(event)
-        if step.tokens:
+        if step.tokens or step.embedded:
             self._barren_deaths = 0
             if self._suspect is not None and self._suspect.strikes == 0:
                 self._next_suspect()

@@ -14,6 +14,7 @@ from tgi_core.contract import (
     Event,
     Grammar,
     LoadRequest,
+    PromptEmbedded,
     PromptScored,
     Request,
     RequestFailed,
@@ -127,6 +128,7 @@ class StepDone(msgspec.Struct, tag=True, gc=False):
     started: list[RequestStarted] = []
     scored: list[PromptScored] = []
     tokens: list[TokenEvent] = []
+    embedded: list[PromptEmbedded] = []
     failed: list[RequestFailed] = []
     stats: StepStats | None = None
     """Now and then."""
@@ -134,7 +136,7 @@ class StepDone(msgspec.Struct, tag=True, gc=False):
     @classmethod
     def of(cls, events: list[Event], stats: StepStats | None) -> StepDone:
         """Sorts events by kind."""
-        frame = cls([], [], [], [], stats)
+        frame = cls([], [], [], [], [], stats)
         for event in events:
             match event:
                 case TokenEvent():
@@ -143,6 +145,8 @@ class StepDone(msgspec.Struct, tag=True, gc=False):
                     frame.started.append(event)
                 case PromptScored():
                     frame.scored.append(event)
+                case PromptEmbedded():
+                    frame.embedded.append(event)
                 case RequestFailed():
                     frame.failed.append(event)
         return frame

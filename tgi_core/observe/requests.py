@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 GENERATE, GENERATE_STREAM = "generate", "generate_stream"
 CHAT, COMPLETIONS, VERTEX = "chat_completions", "completions", "vertex_compatibility"
-"""Operations, by the names of TGI's spans."""
+EMBEDDINGS = "embeddings"
+"""Operations, by the names of TGI's spans where it has them."""
 
 
 class SequenceRecord:
@@ -61,7 +62,8 @@ class SequenceRecord:
         self._ended_s: float | None = None
         self._num_steps = 0
         metrics.input_length.add(len(request.prompt))
-        metrics.max_new_tokens.add(request.stop.max_new_tokens)
+        if not request.embedding:
+            metrics.max_new_tokens.add(request.stop.max_new_tokens)
 
     def left_queue(self, queue_s: float, num_cached: int) -> None:
         """Its first step begins."""
@@ -88,6 +90,8 @@ class SequenceRecord:
         metrics, inference_s = self._metrics, self.inference_s()
         metrics.queue.add(self.queue_s)
         metrics.inference.add(inference_s)
+        if self.request.embedding:
+            return
         metrics.mean_time_per_token.add(inference_s / max(self.num_tokens, 1))
         metrics.generated_tokens.add(self.num_tokens)
         metrics.skipped_tokens.add(0, self._num_steps)

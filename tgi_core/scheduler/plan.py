@@ -33,6 +33,11 @@ class StepPlan:
     rows: tuple[PlannedRow, ...]
 
     @property
+    def embeds(self) -> bool:
+        """Whether its rows are to be embedded: either all are or none is."""
+        return self.rows[0].sequence.request.embedding
+
+    @property
     def num_tokens(self) -> int:
         """Tokens in all rows."""
         return sum(row.num_tokens for row in self.rows)

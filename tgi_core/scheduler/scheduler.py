@@ -4,6 +4,8 @@ First every running sequence gets its next token, then prompts that are under wa
 the token budget, then waiting sequences are admitted strictly in the order of their keys. When the
 cache is full the sequence with the largest key gives way and is recomputed later, so the one with
 the smallest key always advances and none starves.
+
+Prompts that are to be embedded have steps of their own, which take turns with the others.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tgi_core.cache.manager import CacheManager
-from tgi_core.contract import Capabilities
+from tgi_core.contract import Capabilities, Request
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
 from tgi_core.scheduler.sequence import NO_SEQ, Sequence, Status
 from tgi_core.scheduler.waiting import Waiting
@@ -71,6 +73,7 @@ class Scheduler:
         # ordered by key, oldest first
         self._running: list[Sequence] = []
         self._prefilled_last = False
+        self._embedded_last = False
         self.num_preemptions = 0
         """Sequences that had to give way, ever."""
 
@@ -103,9 +106,15 @@ class Scheduler:
         sequence.seq, sequence.status = NO_SEQ, Status.FINISHED
 
     def finish(self, sequence: Sequence) -> None:
-        """Ends a running sequence and parks what the cache holds of it."""
+        """Ends a running sequence and parks what the cache holds of it.
+
+        Of one that was embedded nothing is kept: documents would push conversations out.
+        """
         self._running.remove(sequence)
-        self._cache.park(sequence.seq, sequence.request.cache_salt, sequence.cached_tokens)
+        if sequence.request.embedding:
+            self._cache.release(sequence.seq)
+        else:
+            self._cache.park(sequence.seq, sequence.request.cache_salt, sequence.cached_tokens)
         sequence.seq, sequence.status = NO_SEQ, Status.FINISHED
 
     def schedule(self) -> StepPlan | None:
@@ -114,16 +123,18 @@ class Scheduler:
         Returns:
             None if no sequence can do anything now.
         """
-        mixed = self._limits.mixed
         rows: list[PlannedRow] = []
-        if mixed or self._prefilled_last or not self._can_prefill():
-            self._plan_decodes(rows)
-        if mixed or not rows:
-            self._plan_prefills(rows)
-        if not rows and not mixed:
-            self._plan_decodes(rows)
-        self._prefilled_last = any(row.num_tokens > 1 for row in rows)
-        return StepPlan(tuple(rows)) if rows else None
+        if not self._embedded_last:
+            self._plan_prompts(rows, embedding=True)
+        if not rows:
+            self._plan_generation(rows)
+        if not rows and self._embedded_last:
+            self._plan_prompts(rows, embedding=True)
+        if not rows:
+            return None
+        plan = StepPlan(tuple(rows))
+        self._embedded_last = plan.embeds
+        return plan
 
     def revert(self, plan: StepPlan) -> None:
         """Takes back a plan whose step did not happen."""
@@ -138,8 +149,19 @@ class Scheduler:
         sequence.seq, sequence.status = NO_SEQ, Status.WAITING
         sequence.num_computed = 0
         sequence.scored.clear()
+        sequence.pooled = None
         self._waiting.add(sequence)
         self.num_preemptions += 1
+
+    def _plan_generation(self, rows: list[PlannedRow]) -> None:
+        mixed = self._limits.mixed
+        if mixed or self._prefilled_last or not self._can_prefill():
+            self._plan_decodes(rows)
+        if mixed or not rows:
+            self._plan_prompts(rows, embedding=False)
+        if not rows and not mixed:
+            self._plan_decodes(rows)
+        self._prefilled_last = any(row.num_tokens > 1 for row in rows)
 
     def _can_prefill(self) -> bool:
         return bool(len(self._waiting)) or any(s.num_left > 1 for s in self._running)
@@ -148,6 +170,8 @@ class Scheduler:
         for sequence in tuple(self._running):
             if sequence.status is not Status.RUNNING or sequence.num_left != 1:
                 continue  # preempted in this very loop, in prefill, or complete
+            if sequence.request.embedding:
+                continue  # the end of a prompt
             if len(rows) == self._limits.max_rows or len(rows) == self._limits.max_step_tokens:
                 break
             if sequence.pending is not None and not _may_run_ahead(sequence):
@@ -155,16 +179,22 @@ class Scheduler:
             if self._make_room(sequence, sequence.num_computed + 1):
                 rows.append(_row(sequence, 1))
 
-    def _plan_prefills(self, rows: list[PlannedRow]) -> None:
+    def _plan_prompts(self, rows: list[PlannedRow], *, embedding: bool) -> None:
+        """Rows of prompts, either of those to be embedded or of the others."""
         budget = self._limits.max_step_tokens - sum(row.num_tokens for row in rows)
+        least = 1 if embedding else 2
         for sequence in self._running:
-            if sequence.num_left > 1 and budget > 0 and len(rows) < self._limits.max_rows:
+            if sequence.request.embedding is not embedding or sequence.num_left < least:
+                continue
+            if budget > 0 and len(rows) < self._limits.max_rows:
                 num = self._chunk(sequence, budget)
                 if num:
                     rows.append(_row(sequence, num))
                     budget -= num
         while len(self._waiting) and budget > 0 and len(rows) < self._limits.max_rows:
             sequence = self._waiting.first
+            if sequence.request.embedding is not embedding:
+                break  # its turn is next
             if not self._limits.chunked and sequence.num_left > budget:
                 break
             if self._shares_soon(sequence):
@@ -179,7 +209,7 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, budget: int) -> int:
         """How many tokens of a prompt to compute now; 0 if it must wait for another step."""
         left = sequence.num_left
-        if not self._limits.mixed and min(left, budget) == 1:
+        if not (self._limits.mixed or sequence.request.embedding) and min(left, budget) == 1:
             return 0  # a row of one token belongs to a step of such rows
         if not self._limits.chunked:
             return left if left <= budget else 0
@@ -189,18 +219,18 @@ class Scheduler:
         return min(left, most)
 
     def _admit(self, sequence: Sequence) -> bool:
-        rest = sequence.request.stop.max_new_tokens - sequence.num_generated
-        room = len(sequence.tokens) + max(1, min(rest, _HEADROOM_TOKENS))
+        request = sequence.request
+        room = len(sequence.tokens)
+        if not request.embedding:
+            rest = request.stop.max_new_tokens - sequence.num_generated
+            room += max(1, min(rest, _HEADROOM_TOKENS))
         opened = self._cache.open(
-            sequence.request.cache_salt,
-            sequence.tokens,
-            room,
-            share=not sequence.request.prompt_logprobs,
+            request.cache_salt, sequence.tokens, room, share=not _needs_all(request)
         )
         if opened is None and not self._running:
             # alone it may use all there is, without headroom
             opened = self._cache.open(
-                sequence.request.cache_salt, sequence.tokens, len(sequence.tokens), share=False
+                request.cache_salt, sequence.tokens, len(sequence.tokens), share=False
             )
         if opened is None:
             return False
@@ -218,12 +248,14 @@ class Scheduler:
 
         So the first of several equal prompts is computed, the others are forked.
         """
-        if not self._cache.shares_running or sequence.request.prompt_logprobs:
+        if not self._cache.shares_running or _needs_all(sequence.request):
             return False
         salt, tokens = sequence.request.cache_salt, sequence.tokens
         shared: int | None = None
         for other in self._running:
             prompt = other.request.prompt
+            if other.request.embedding:
+                continue
             if other.request.cache_salt != salt or self._cache.num_noted(other.seq) >= len(prompt):
                 continue
             if tokens[:_WORTH_WAITING_TOKENS] != list(prompt[:_WORTH_WAITING_TOKENS]):
@@ -249,6 +281,11 @@ class Scheduler:
             if victim is sequence:
                 return False
         return True
+
+
+def _needs_all(request: Request) -> bool:
+    """Whether each token of the prompt must be computed, whoever has computed it before."""
+    return request.prompt_logprobs or request.embedding
 
 
 def _row(sequence: Sequence, num_tokens: int) -> PlannedRow:

@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tgi_core.contract import Matcher, Request, TopToken
 
 NO_SEQ = -1
@@ -39,6 +42,7 @@ class Sequence:
         "num_computed",
         "num_prompt",
         "pending",
+        "pooled",
         "request",
         "scored",
         "seq",
@@ -65,6 +69,8 @@ class Sequence:
         """Whether it was announced as started."""
         self.scored: list[PromptScore] = []
         """Of the prompt's tokens so far, from the second on, if asked for."""
+        self.pooled: NDArray[np.float32] | None = None
+        """Of the tokens that are computed, if it is to be embedded."""
         self.counts: Counter[int] | None = None
         """How often the output holds each token; kept only if penalties need it."""
         self.matcher: Matcher | None = None

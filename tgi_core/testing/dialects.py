@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tgi_core.api.dialects.endpoint import failure_of
 from tgi_core.contract import (
     ChatDelta,
     Dialect,
+    Embedded,
     HttpReply,
     HttpRequest,
     HttpStream,
@@ -22,12 +25,14 @@ from tgi_core.contract import (
     TokenUsage,
 )
 
+EMBEDDING_SIZE = 4
 CARD = ModelCard(
     name="org/model",
     revision="abc",
     max_prompt_tokens=1000,
     max_sequence_tokens=1024,
     chat_template="{{ messages }}",
+    embedding_size=EMBEDDING_SIZE,
 )
 USAGE = TokenUsage(prompt=12, generated=5, cached=4)
 
@@ -44,6 +49,10 @@ class ScriptedChatServer:
     """The bodies that `chat` was given."""
     completions: list[dict[str, object]] = field(default_factory=list)
     counts: list[dict[str, object]] = field(default_factory=list)
+    embedded: Embedded | Exception | None = None
+    """What `embed` answers; by default ones."""
+    embedded_inputs: list[tuple[list[str | list[int]], bool]] = field(default_factory=list)
+    """What `embed` was given: inputs, and whether to truncate."""
 
     def models(self) -> Sequence[ModelCard]:
         """The cards."""
@@ -74,6 +83,18 @@ class ScriptedChatServer:
         """What the first card's context has left behind the scripted number."""
         room = self.cards[0].max_sequence_tokens - await self.count_tokens(body)
         return max(1, min(max_tokens, room))
+
+    async def embed(
+        self, inputs: Sequence[str | Sequence[int]], *, truncate: bool = False
+    ) -> Embedded:
+        """The script's vectors."""
+        self.embedded_inputs.append(
+            ([text if isinstance(text, str) else list(text) for text in inputs], truncate)
+        )
+        if isinstance(self.embedded, Exception):
+            raise self.embedded
+        ones = np.ones((len(inputs), EMBEDDING_SIZE), np.float32)
+        return self.embedded or Embedded(vectors=ones, num_tokens=len(inputs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

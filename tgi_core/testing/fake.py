@@ -25,12 +25,14 @@ from tgi_core.contract import (
     BlockPool,
     BlockTables,
     Capabilities,
+    Embedding,
     Fork,
     HostLogits,
     LoadRequest,
     LogitsRows,
     ModelFiles,
     PendingLogits,
+    Pooling,
     Probe,
     Progress,
     SampledTokens,
@@ -62,6 +64,10 @@ class FakeShape:
     chunked: bool = True
     logits: LogitsRows = LogitsRows.ALL
     steps_in_flight: int = 1
+    generates: bool = True
+    embedding_size: int = 0
+    """0 does not embed."""
+    pooling: Pooling = Pooling.LAST
     fatal_token: int = -1
     """A prompt that begins with it kills the process, as a fault in native code would."""
 
@@ -75,7 +81,7 @@ class _Sampled:
 
 
 class FakeBackend:
-    """Satisfies `StepBackend`; with two steps in flight also `SamplesOnDevice`."""
+    """Satisfies `StepBackend` and `Embeds`; with two steps in flight also `SamplesOnDevice`."""
 
     def __init__(self, shape: FakeShape | None = None) -> None:
         self._shape = shape
@@ -116,6 +122,10 @@ class FakeBackend:
             draft_lengths=(ANY_LENGTH,),
             logits=shape.logits,
             steps_in_flight=shape.steps_in_flight,
+            generates=bool(shape.generates),
+            embedding=Embedding(size=shape.embedding_size, pooling=shape.pooling)
+            if shape.embedding_size
+            else None,
             batch_invariant=True,
         )
 
@@ -146,6 +156,24 @@ class FakeBackend:
 
     def step(self, step: Step) -> PendingLogits:
         """Writes a cell for each new token, then reads all cells up to each wanted one."""
+        tables, row_of, position = self._write(step)
+        return HostLogits(self._logits(tables, row_of[step.out], position[step.out]))
+
+    def embed(self, step: Step) -> NDArray[np.float32]:
+        """Pools the first numbers of what would be logits."""
+        assert self._shape is not None, "load comes first"
+        states = self._logits(*self._write(step))[:, : self._shape.embedding_size]
+        begins = step.row_begins()
+        match self._shape.pooling:
+            case Pooling.FIRST:
+                return states[begins[:-1]]
+            case Pooling.LAST:
+                return states[begins[1:] - 1]
+            case Pooling.MEAN:
+                return (np.add.reduceat(states, begins[:-1]) / step.n[:, None]).astype(np.float32)
+
+    def _write(self, step: Step) -> tuple[NDArray[np.int32], NDArray[np.intp], NDArray[np.int32]]:
+        """Writes the cells of a step; block tables, and each token's row and position."""
         block = self.tables.block_tokens
         tokens = step.tokens
         if tokens.min() < 0:
@@ -159,7 +187,7 @@ class FakeBackend:
         self._cells[tables[row_of, position // block], position % block] = _cell(tokens, position)
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
             self.tables.advance(seq, n)
-        return HostLogits(self._logits(tables, row_of[step.out], position[step.out]))
+        return tables, row_of, position
 
     def _logits(
         self, tables: NDArray[np.int32], row: NDArray[np.intp], position: NDArray[np.int32]

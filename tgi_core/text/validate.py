@@ -51,6 +51,10 @@ class Limits:
     max_best_of: int = 2
     max_stop_sequences: int = 4
     max_top_n_tokens: int = 5
+    generates: bool = True
+    """False if the model only embeds."""
+    embedding_size: int | None = None
+    """Numbers in a vector; None if the model does not embed."""
     max_choices: int = 16
     """Sequences of one prompt, in dialects that have no name for this limit."""
 
@@ -96,6 +100,7 @@ def check(wishes: Wishes, limits: Limits) -> None:
     Raises:
         ValidationError: for the first thing that is wrong.
     """
+    check_generates(limits)
     check_best_of(wishes, limits)
     _check_sampling(wishes)
     if wishes.max_new_tokens is not None and wishes.max_new_tokens <= 0:
@@ -122,6 +127,19 @@ def check(wishes: Wishes, limits: Limits) -> None:
     most = max(limits.max_choices, limits.max_best_of)
     if not 0 < wishes.num_choices <= most:
         raise ValidationError(f"`n` must be > 0 and <= {most}. Given: {wishes.num_choices}")
+
+
+def check_generates(limits: Limits) -> None:
+    """The part of `check` that concerns the model alone.
+
+    Raises:
+        ValidationError: it only embeds.
+    """
+    if not limits.generates:
+        raise ValidationError(
+            "this server's model embeds texts and generates none: ask /v1/embeddings, or serve a "
+            "model for text generation"
+        )
 
 
 def check_best_of(wishes: Wishes, limits: Limits) -> None:

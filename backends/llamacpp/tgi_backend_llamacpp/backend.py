@@ -6,6 +6,7 @@ before the C call. Does not sample and knows no text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import llama_cpp.llama_cpp as llama
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgi_backend_llamacpp.amx import buffer_choice
-from tgi_backend_llamacpp.batch import DecodeBatch, copy_logits
+from tgi_backend_llamacpp.batch import DecodeBatch, copy_logits, copy_vectors
 from tgi_backend_llamacpp.cells import CellLedger
 from tgi_backend_llamacpp.gguf import read_model
 from tgi_backend_llamacpp.llama_log import llama_log
@@ -24,11 +25,13 @@ from tgi_core.contract import (
     ANY_LENGTH,
     BackendStats,
     Capabilities,
+    Embedding,
     Fork,
     HostLogits,
     LoadRequest,
     LogitsRows,
     PendingLogits,
+    Pooling,
     Progress,
     Step,
     available_bytes,
@@ -51,7 +54,7 @@ parked tokens make a decode step of SmolLM2 10 % longer. The last sequence is ke
 
 
 class LlamaCppBackend:
-    """Satisfies `StepBackend`."""
+    """Satisfies `StepBackend` and `Embeds`."""
 
     def __init__(self) -> None:
         self._resources = ExitStack()
@@ -108,6 +111,7 @@ class LlamaCppBackend:
         cells = llama.llama_n_ctx(self._context)
         gpu = llama.llama_supports_gpu_offload() and options.n_gpu_layers != 0
         self._memory_bytes = int(llama.llama_model_size(model) + cells * per_token)
+        self._num_hidden = llama.llama_model_n_embd(model)
         self._capabilities = Capabilities(
             device=f"llama.cpp on {'gpu' if gpu else 'cpu'}",
             vocab_size=llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)),
@@ -123,6 +127,7 @@ class LlamaCppBackend:
             chunked=True,
             draft_lengths=(ANY_LENGTH,),
             logits=LogitsRows.ALL,
+            embedding=Embedding(size=self._num_hidden, pooling=Pooling.LAST),
             # one token and many take different kernels, whose rounding differs
             batch_invariant=False,
         )
@@ -179,20 +184,39 @@ class LlamaCppBackend:
             OutOfMemory, BackendDead: as llama.cpp says.
         """
         self._check(step)
+        logits = self._logits_of(len(step.out))
+        self._run(step, step.out, lambda rows: copy_logits(self._context, logits, rows))
+        return HostLogits(logits)
+
+    def embed(self, step: Step) -> NDArray[np.float32]:
+        """The last token's hidden states of each row; see `Embeds.embed` and `step`."""
+        self._check(step)
+        # llama.cpp then gives those of all tokens, whatever is asked for
+        vectors = np.empty((step.num_tokens, self._num_hidden), np.float32)
+        llama.llama_set_embeddings(self._context, True)
+        try:
+            everything = np.arange(step.num_tokens, dtype=np.int32)
+            self._run(step, everything, lambda rows: copy_vectors(self._context, vectors, rows))
+        finally:
+            llama.llama_set_embeddings(self._context, False)
+        return vectors[step.row_begins()[1:] - 1]
+
+    def _run(
+        self, step: Step, out: NDArray[np.int32], copy: Callable[[NDArray[np.intp]], None]
+    ) -> None:
+        """Computes a step in portions; `copy` gets the rows of what is asked for at `out`."""
         position = step.token_positions()
         seq = np.repeat(step.seq, step.n)
         wanted = np.zeros(step.num_tokens, np.int8)
-        wanted[step.out] = 1
-        logits = self._logits_of(len(step.out))
+        wanted[out] = 1
         place = np.cumsum(wanted) - 1
         for tokens in self._portions(step):
             code = self._decode(step.tokens[tokens], position[tokens], seq[tokens], wanted[tokens])
             if code != 0:
                 self._undo(step)
                 raise self._failure(code, step)
-            copy_logits(self._context, logits, place[tokens[wanted[tokens] == 1]])
+            copy(place[tokens[wanted[tokens] == 1]])
         self._cells.advance(step.seq, step.n)
-        return HostLogits(logits)
 
     def _portions(self, step: Step) -> list[NDArray[np.intp]]:
         """Indices of the tokens for each `llama_decode`: decoding rows, then longer ones.

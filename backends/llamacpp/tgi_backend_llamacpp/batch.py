@@ -74,5 +74,20 @@ def copy_logits(
         target[rows] = np.ctypeslib.as_array(llama.llama_get_logits(context), shape=shape)
 
 
+def copy_vectors(
+    context: llama.llama_context_p, target: NDArray[np.float32], rows: NDArray[np.intp]
+) -> None:
+    """Copies the hidden states of the last decode, like `copy_logits`.
+
+    Args:
+        context: that decoded, while it was set to give embeddings.
+        target: float32 (any, size).
+        rows: where each row goes.
+    """
+    if len(rows):
+        shape = (len(rows), target.shape[1])
+        target[rows] = np.ctypeslib.as_array(llama.llama_get_embeddings(context), shape=shape)
+
+
 def _pointer(array: NDArray[np.generic], kind: type) -> object:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

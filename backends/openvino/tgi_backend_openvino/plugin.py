@@ -24,6 +24,8 @@ def accepts(files: ModelFiles) -> Verdict:
         return Verdict(True)
     if files.format is not ModelFormat.SAFETENSORS and not is_exported(files.path):
         return Verdict(False, "it serves Hugging Face folders, converted and exported ones")
+    if (files.path / "modules.json").is_file():
+        return Verdict(False, "the model is made for embeddings, which this backend does not give")
     reason = refusal(files.path)
     return Verdict(reason is None, reason or "")
 

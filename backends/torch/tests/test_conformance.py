@@ -39,3 +39,8 @@ class TestTorch(BackendConformance):
         ).eval()
         with torch.inference_mode():
             return model(torch.tensor([list(tokens)])).logits[0].numpy()
+
+    def reference_embedding(self, tokens: Sequence[int]) -> np.ndarray:
+        model = transformers.AutoModel.from_pretrained(self.folder, dtype=torch.float32).eval()
+        with torch.inference_mode():
+            return model(torch.tensor([list(tokens)])).last_hidden_state[0, -1].numpy()

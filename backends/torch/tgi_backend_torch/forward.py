@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -15,6 +15,7 @@ class FlatModel:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         # some classes of older transformers compute all logits or none
+        self._base: nn.Module | None = None if model.base_model is model else model.base_model
         self._can_choose = "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
     def __call__(self, tokens: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
@@ -34,3 +35,25 @@ class FlatModel:
                 input_ids=tokens[None], position_ids=positions[None], use_cache=False, **choice
             ).logits[0]
             return logits if self._can_choose else logits[wanted]
+
+    @property
+    def has_hidden(self) -> bool:
+        """Whether what comes before its head can be run by itself."""
+        return self._base is not None
+
+    def hidden(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states of all tokens, as the head would get them.
+
+        Args:
+            tokens: int64 (T,).
+            positions: int64 (T,), of each token in its sequence.
+
+        Returns:
+            (T, size) in the model's dtype.
+        """
+        assert self._base is not None, "has_hidden is False"
+        with torch.inference_mode():
+            states: Tensor = self._base(
+                input_ids=tokens[None], position_ids=positions[None], use_cache=False
+            ).last_hidden_state[0]
+            return states

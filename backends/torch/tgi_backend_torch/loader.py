@@ -119,8 +119,21 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress,
+    *,
+    attention: str = IMPLEMENTATION,
+    **arguments: Any,
 ) -> PreTrainedModel:
     """Fills the class with the checkpoint's weights, in `dtype`, on `device`, in eval mode.
+
+    Args:
+        cls: the class.
+        config: the model's.
+        checkpoint: its weights.
+        dtype: what to compute in.
+        device: where.
+        progress: told of each tensor.
+        attention: name of transformers' attention function.
+        arguments: of the class's constructor.
 
     Raises:
         BadModel: the files lack tensors, or hold some of the wrong shape.
@@ -133,9 +146,10 @@ def load_model(
                 config=config,
                 state_dict=tensors,
                 dtype=dtype,
-                attn_implementation=IMPLEMENTATION,
+                attn_implementation=attention,
                 output_loading_info=True,
                 local_files_only=True,
+                **arguments,
             )
         except Exception as error:  # transformers has no error class for what weights lack
             raise BadModel(

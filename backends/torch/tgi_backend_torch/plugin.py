@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tgi_backend_torch.sentences import embeds_only
 from tgi_core.contract import (
     BackendSpec,
     ModelFiles,
@@ -14,6 +15,14 @@ from tgi_core.plugin import hookimpl
 
 
 def accepts(files: ModelFiles) -> Verdict:
+    """Whether the model is a folder with config.json and safetensors files, and generates."""
+    verdict = has_safetensors(files)
+    if verdict.accepted and embeds_only(files.path):
+        return Verdict(False, "the model only embeds; the backend torch-encoder serves it")
+    return verdict
+
+
+def has_safetensors(files: ModelFiles) -> Verdict:
     """Whether the model is a folder with config.json and safetensors files."""
     if files.format is not ModelFormat.SAFETENSORS:
         return Verdict(False, "the torch backend reads folders of safetensors files")

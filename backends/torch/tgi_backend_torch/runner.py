@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from tgi_backend_torch.attention import Attention, BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
-from tgi_backend_torch.checkpoint import Checkpoint, find_checkpoint
+from tgi_backend_torch.checkpoint import find_checkpoint
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.layout import StepLayout
 from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
-from tgi_backend_torch.trial import try_model
+from tgi_backend_torch.pool import pool_rows
+from tgi_backend_torch.sentences import embeds_only, read_pooling
+from tgi_backend_torch.trial import try_hidden, try_model
+from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_unknown
 from tgi_core.contract import (
     BackendStats,
     BlockPool,
     BlockTables,
     Capabilities,
-    DType,
+    Embedding,
     HostLogits,
     LoadRequest,
     PendingLogits,
+    Pooling,
     Progress,
     Step,
     choose_sizes,
     warm_up_with,
 )
-from tgi_core.errors import DoesNotFit, OutOfMemory, UnsupportedModel, UsageError
+from tgi_core.errors import OutOfMemory, Unsupported, UnsupportedModel
 
-_DTYPES = {
-    DType.FLOAT32: torch.float32,
-    DType.BFLOAT16: torch.bfloat16,
-    DType.FLOAT16: torch.float16,
-}
+logger = logging.getLogger(__name__)
 
 _WARM_UP_LENGTHS = (64, 1)
 """Enough to take the way of a long row; the length makes no kernel faster later."""
@@ -54,7 +59,7 @@ class _Loaded:
 
 
 class TorchBackend:
-    """Satisfies `StepBackend`. Device packages pass their device."""
+    """Satisfies `StepBackend` and `Embeds`. Device packages pass their device."""
 
     def __init__(self, device: Device | None = None) -> None:
         self._device: Device = device or CpuDevice()
@@ -66,18 +71,24 @@ class TorchBackend:
         `dtype` None means the checkpoint's own where the device computes it, else float32 or
         bfloat16 as `Device.default_dtype` says. There are no options.
         """
-        self._refuse_unknown(request)
+        refuse_unknown(request, self._device)
+        if embeds_only(request.model.path):
+            raise UnsupportedModel(
+                f"{request.model.reference} only embeds texts: leave out --backend, or use "
+                "--backend torch-encoder."
+            )
         if request.num_threads is not None:
             torch.set_num_threads(request.num_threads)
         device = self._device
         config = read_config(request.model.path)
         cls = model_class(config)
         checkpoint = find_checkpoint(request.model.path)
-        dtype = self._choose_dtype(request.dtype, checkpoint)
-        self._check_weights_fit(checkpoint, dtype)
+        dtype = choose_dtype(request.dtype, checkpoint, device)
+        check_weights_fit(checkpoint, dtype, device)
         model = load_model(cls, config, checkpoint, dtype, device.torch_device, progress)
         device.prepare(model, dtype)
         trial = try_model(model)
+        hidden_size = try_hidden(model)
         sizes = choose_sizes(
             request,
             cell_bytes=sum(layer.shape.numbers for layer in trial.layers) * dtype.itemsize,
@@ -97,7 +108,10 @@ class TorchBackend:
             sizes.max_sequences,
             sizes.max_sequence_tokens,
         )
-        capabilities = sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS)
+        capabilities = replace(
+            sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
+            embedding=_embedding(request.model.path, hidden_size),
+        )
         self._loaded = _Loaded(FlatModel(model), cache, attention, tables, capabilities)
         return capabilities
 
@@ -129,15 +143,27 @@ class TorchBackend:
 
     def step(self, step: Step) -> PendingLogits:
         """One forward of all rows side by side; see `StepBackend.step`."""
+        wanted = self._moved(step.out)
+        model = self._here().model
+        logits = self._run(step, lambda tokens, positions: model(tokens, positions, wanted))
+        return HostLogits(logits.float().cpu().numpy())
+
+    def embed(self, step: Step) -> NDArray[np.float32]:
+        """The same, up to the hidden states; see `Embeds.embed`."""
         loaded = self._here()
-        device = self._device.torch_device
-        tokens, wanted = (
-            torch.from_numpy(x.astype(np.int64)).to(device) for x in (step.tokens, step.out)
-        )
+        embedding = loaded.capabilities.embedding
+        if embedding is None:
+            raise Unsupported("embeddings")
+        hidden = self._run(step, loaded.model.hidden)
+        return pool_rows(hidden, step.n.tolist(), embedding.pooling)
+
+    def _run(self, step: Step, forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Lays the rows out, computes, and notes that the cache holds them."""
+        loaded = self._here()
         layout = StepLayout(step, loaded.tables.rows(step.seq), loaded.cache)
         loaded.attention.begin(layout)
         try:
-            logits = loaded.model(tokens, layout.positions, wanted)
+            out = forward(self._moved(step.tokens), layout.positions)
         except RuntimeError as error:
             if self._device.is_out_of_memory(error):
                 raise OutOfMemory(
@@ -146,7 +172,10 @@ class TorchBackend:
             raise
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
             loaded.tables.advance(seq, n)
-        return HostLogits(logits.float().cpu().numpy())
+        return out
+
+    def _moved(self, array: NDArray[np.int32]) -> Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(self._device.torch_device)
 
     def stats(self) -> BackendStats:
         """Cells in use, and the memory of the cache."""
@@ -168,44 +197,14 @@ class TorchBackend:
             raise RuntimeError("no model is loaded")
         return self._loaded
 
-    def _refuse_unknown(self, request: LoadRequest) -> None:
-        if request.options:
-            raise UsageError(
-                f"the torch backend has no options, and was given {', '.join(request.options)}."
-            )
-        if request.device not in (None, self._device.name):
-            raise UsageError(
-                f"this backend runs on {self._device.name}, not on {request.device!r}: leave out "
-                "--device, or choose another backend."
-            )
-        if request.quantize is not None:
-            raise UsageError(
-                f"the torch backend cannot quantize weights ({request.quantize}): leave out "
-                "--quantize, or serve a GGUF file with the llamacpp backend."
-            )
-        if request.kv_cache_dtype is not None:
-            raise UsageError(
-                "the torch backend keeps keys and values in the dtype that it computes in: leave "
-                "out --kv-cache-dtype."
-            )
-        if request.num_threads is not None and request.num_threads < 1:
-            raise UsageError(f"num_threads is {request.num_threads}; it must be at least 1.")
 
-    def _choose_dtype(self, wanted: DType | None, checkpoint: Checkpoint) -> torch.dtype:
-        if wanted is None:
-            return self._device.default_dtype(checkpoint.dtype)
-        dtype = _DTYPES[wanted]
-        refusal = self._device.refuses(dtype)
-        if refusal:
-            raise UnsupportedModel(f"{refusal}.")
-        return dtype
-
-    def _check_weights_fit(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-        need = sum(checkpoint.num_numbers.values()) * dtype.itemsize
-        free = self._device.free_bytes()
-        if need > free:
-            raise DoesNotFit(
-                f"the weights take {need / 2**30:.1f} GiB in {dtype}, and {free / 2**30:.1f} GiB "
-                "of memory are free: use --dtype bfloat16 if they are float32, a smaller model, "
-                "or a machine with more memory."
-            )
+def _embedding(folder: Path, hidden_size: int | None) -> Embedding | None:
+    """How a model that generates embeds, if it can: by its last token, or as its folder says."""
+    if hidden_size is None:
+        return None
+    try:
+        pooling = read_pooling(folder)
+    except UnsupportedModel as error:
+        logger.warning("it generates, but cannot embed: %s", error)
+        return None
+    return Embedding(size=hidden_size, pooling=pooling or Pooling.LAST)

@@ -7,6 +7,8 @@ the same logits wherever it stands.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -76,14 +78,8 @@ def try_model(model: PreTrainedModel) -> Trial:
     """
     name = type(model).__name__
     modules = list(model.modules())
-    recorder = _Recorder(modules)
-    for index, module in enumerate(modules):
-        module.tgi_layer = BoundLayer(recorder, index)  # type: ignore[assignment]
-    try:
+    with _recorded(modules) as recorder:
         logits = _logits(model)
-    finally:
-        for module in modules:
-            del module.tgi_layer
     text = model.config.get_text_config()
     layers = tuple(recorder.layers.values())
     if len(layers) != text.num_hidden_layers or recorder.is_repeated:
@@ -104,6 +100,33 @@ def try_model(model: PreTrainedModel) -> Trial:
             "so sequences cannot lie side by side in a batch."
         )
     return Trial(layers, logits.shape[-1])
+
+
+def try_hidden(model: PreTrainedModel) -> int | None:
+    """Width of the hidden states before the head; None if they cannot be had by themselves."""
+    flat = FlatModel(model)
+    if not flat.has_hidden:
+        return None
+    tokens, positions = torch.tensor([[1, 2, 1], [0, 1, 0]], device=model.device)
+    with _recorded(list(model.modules())):
+        try:
+            hidden = flat.hidden(tokens, positions)
+        except Exception:  # model code raises whatever it likes; nothing but this is lost
+            return None
+    return hidden.shape[-1]
+
+
+@contextmanager
+def _recorded(modules: list[nn.Module]) -> Iterator[_Recorder]:
+    """A recorder that stands in for the attention of all modules."""
+    recorder = _Recorder(modules)
+    for index, module in enumerate(modules):
+        module.tgi_layer = BoundLayer(recorder, index)  # type: ignore[assignment]
+    try:
+        yield recorder
+    finally:
+        for module in modules:
+            del module.tgi_layer
 
 
 def _logits(model: PreTrainedModel) -> Tensor:

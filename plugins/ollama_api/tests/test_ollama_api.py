@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from itertools import count
 
+import numpy as np
 import pytest
 from tgi_plugin_ollama_api.answer import Answer as Lines
 from tgi_plugin_ollama_api.plugin import tgi_routes
 
-from tgi_core.contract import ChatDelta, ToolCallDelta
+from tgi_core.contract import ChatDelta, Embedded, ToolCallDelta
 from tgi_core.errors import GenerationError, NotReady, Overloaded, ValidationError
 from tgi_core.testing.dialects import USAGE, Answer, ScriptedChatServer, ask
 
@@ -231,7 +232,8 @@ def test_the_served_model_is_listed_shown_and_running():
     shown = ask(DIALECT, "POST", "/api/show", {"model": "other"}, server=server).json
     info = shown["model_info"]
     assert info[f"{info['general.architecture']}.context_length"] == 1024
-    assert (shown["template"], shown["capabilities"]) == ("{{ messages }}", ["completion"])
+    assert shown["template"] == "{{ messages }}"
+    assert shown["capabilities"] == ["completion", "embedding"]
     assert ask(DIALECT, "GET", "/api/version").json["version"].count(".") == 2
 
 
@@ -284,3 +286,36 @@ def test_errors_have_their_status(path, body, error, status, stream):
 def test_an_error_in_the_middle_of_a_stream_is_a_line():
     *_, last = lines(post("/api/chat", CHAT, ChatDelta(text="a"), GenerationError("bad luck"))[0])
     assert list(last) == ["error"] and "bad luck" in last["error"]
+
+
+VECTORS = np.array([[3, 4, 0, 0], [0, 0, 2, 0]], np.float32)
+
+
+def embed(path: str, **body) -> tuple[Answer, ScriptedChatServer]:
+    server = ScriptedChatServer(embedded=Embedded(vectors=VECTORS, num_tokens=9))
+    return ask(DIALECT, "POST", path, {"model": "m"} | body, server=server), server
+
+
+def test_embed_gives_vectors_of_length_1():
+    answer, server = embed("/api/embed", input=["a", "b"])
+    np.testing.assert_allclose(answer.json["embeddings"], [[0.6, 0.8, 0, 0], [0, 0, 1, 0]])
+    assert answer.json["model"] == "m" and answer.json["prompt_eval_count"] == 9
+    assert server.embedded_inputs == [(["a", "b"], True)]
+    _, server = embed("/api/embed", input="a", truncate=False)
+    assert server.embedded_inputs == [(["a"], False)]
+    assert len(embed("/api/embed", input="a", dimensions=2)[0].json["embeddings"][0]) == 2
+    assert embed("/api/embed", input="a", dimensions=5)[0].status == 400
+
+
+def test_the_older_route_gives_one_vector_as_it_is():
+    answer, server = embed("/api/embeddings", prompt="a")
+    assert answer.json == {"embedding": [3, 4, 0, 0]}
+    assert server.embedded_inputs == [(["a"], True)]
+
+
+@pytest.mark.parametrize(
+    ("path", "empty"), [("/api/embed", "embeddings"), ("/api/embeddings", "embedding")]
+)
+def test_embedding_nothing_is_about_loading_the_model(path, empty):
+    answer, server = embed(path)
+    assert answer.status == 200 and answer.json[empty] == [] and not server.embedded_inputs

@@ -103,9 +103,18 @@ def shown(card: ModelCard, since: str) -> Shown:
             "general.basename": card.name,
             "tgi.context_length": card.max_sequence_tokens,
         },
-        capabilities=["completion", "tools"] if "tools" in template else ["completion"],
+        capabilities=_capabilities(card, template),
         modified_at=since,
     )
+
+
+def _capabilities(card: ModelCard, template: str) -> list[str]:
+    found = ["completion"] if card.generates else []
+    if card.generates and "tools" in template:
+        found.append("tools")
+    if card.embedding_size is not None:
+        found.append("embedding")
+    return found
 
 
 def _digest(card: ModelCard) -> str:

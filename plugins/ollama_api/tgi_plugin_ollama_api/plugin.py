@@ -19,6 +19,7 @@ from tgi_core.contract import (
 )
 from tgi_core.plugin import hookimpl
 from tgi_plugin_ollama_api.answer import Answer, now, whole
+from tgi_plugin_ollama_api.embedding import embed, embeddings
 from tgi_plugin_ollama_api.models import API_VERSION, Models, Version, listed, running, shown
 from tgi_plugin_ollama_api.prompt import chat_body, generate_body, max_tokens
 from tgi_plugin_ollama_api.schema import (
@@ -141,6 +142,8 @@ def tgi_routes() -> list[Dialect]:
             routes=[
                 Route(method="POST", path="/api/chat", handler=chat),
                 Route(method="POST", path="/api/generate", handler=generate),
+                Route(method="POST", path="/api/embed", handler=embed),
+                Route(method="POST", path="/api/embeddings", handler=embeddings),
                 Route(method="GET", path="/api/tags", handler=tags),
                 Route(method="GET", path="/api/ps", handler=ps),
                 Route(method="POST", path="/api/show", handler=show),

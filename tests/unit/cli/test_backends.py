@@ -2,7 +2,11 @@ import json
 
 from tgi_core.cli.app import main
 
-OURS = [part for name in ("torch", "llamacpp", "openvino") for part in ("--disable-plugin", name)]
+OURS = [
+    part
+    for name in ("torch", "torch-encoder", "llamacpp", "openvino")
+    for part in ("--disable-plugin", name)
+]
 
 
 def test_the_table_has_a_line_for_each_backend(install, capsys):

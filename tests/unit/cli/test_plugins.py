@@ -5,7 +5,11 @@ from tgi_core.cli.app import main
 POLICIES = "@hookimpl\ndef tgi_queue_policies(): return []"
 
 
-OURS = [part for name in ("torch", "llamacpp", "openvino") for part in ("--disable-plugin", name)]
+OURS = [
+    part
+    for name in ("torch", "torch-encoder", "llamacpp", "openvino")
+    for part in ("--disable-plugin", name)
+]
 """Blocked, for probing them imports a device library."""
 
 

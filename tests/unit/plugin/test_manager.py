@@ -138,13 +138,13 @@ class TestLoadAllBackends:
 
     def test_without_a_wish_the_error_tells_of_load_failures(self, install):
         install("tgi.backends", "broken", "import no_such_library")
-        others = frozenset({"torch", "llamacpp", "openvino"})
+        others = frozenset({"torch", "torch-encoder", "llamacpp", "openvino"})
         with pytest.raises(BackendUnavailable, match=r"broken: .*no_such_library"):
             Plugins(disabled=others).backend(FOLDER)
 
     def test_without_a_wish_the_backend_that_accepts_is_taken(self, install):
         install.backend("good")
-        others = frozenset({"torch", "llamacpp", "openvino"})
+        others = frozenset({"torch", "torch-encoder", "llamacpp", "openvino"})
         assert Plugins(disabled=others).backend(FOLDER).name == "good"
 
 

@@ -15,13 +15,14 @@ import msgspec
 from starlette.types import Message, Scope
 
 from tgi_core.api.dialects.schema import Choice, Chunk, Usage
+from tgi_core.api.embeddings import embed
 from tgi_core.api.exchange import Exchange, Handler
 from tgi_core.api.openai.chat_schema import ChatRequest
 from tgi_core.api.openai.prompt import chat_prompt
 from tgi_core.api.openai.routes import OpenAIRoutes
 from tgi_core.api.service import Service, maybe_in_thread
-from tgi_core.contract import ChatDelta, Failure, ModelCard, TokenUsage, ToolCallDelta
-from tgi_core.observe.requests import CHAT, COMPLETIONS, RequestRecord
+from tgi_core.contract import ChatDelta, Embedded, Failure, ModelCard, TokenUsage, ToolCallDelta
+from tgi_core.observe.requests import CHAT, COMPLETIONS, EMBEDDINGS, RequestRecord
 from tgi_core.text.plain import encode
 
 _chunk_decoder = msgspec.json.Decoder(Chunk)
@@ -64,6 +65,8 @@ class RoutesChatServer:
                 max_prompt_tokens=model.limits.max_input_tokens,
                 max_sequence_tokens=model.limits.max_total_tokens,
                 chat_template=model.tokenizer.chat_template,
+                generates=model.limits.generates,
+                embedding_size=model.limits.embedding_size,
             )
         ]
 
@@ -94,6 +97,20 @@ class RoutesChatServer:
         if len(_encode(body)) + _TEMPLATE_BYTES + max_tokens <= context:
             return max_tokens
         return max(1, min(max_tokens, context - await self.count_tokens(body)))
+
+    async def embed(
+        self, inputs: Sequence[str | Sequence[int]], *, truncate: bool = False
+    ) -> Embedded:
+        """The vectors of texts."""
+        self._record.begin(EMBEDDINGS)
+        parent = dict(self._scope["headers"]).get(b"traceparent")
+        return await embed(
+            self._service,
+            inputs,
+            self._record,
+            truncate=truncate,
+            trace_parent=None if parent is None else str(parent, "latin-1"),
+        )
 
     async def close(self) -> None:
         """Cancels what was asked for and is still being produced."""

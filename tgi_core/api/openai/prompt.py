@@ -15,6 +15,7 @@ from tgi_core.errors import ValidationError
 from tgi_core.text.chat import ChatTemplate, Message, PastCall
 from tgi_core.text.plain import GuardedText
 from tgi_core.text.tools import MAX_DEPTH, WantedTools, forced_call, in_words, is_deep
+from tgi_core.text.validate import check_generates
 
 _SHORT_ID_CHARS = 9
 _USUAL_VARIABLES = frozenset(
@@ -31,6 +32,7 @@ async def chat_prompt(model: ServedModel, request: ChatRequest) -> GuardedText:
         ToolError: the tool that is to be called does not exist.
         TemplateError: the template cannot render them.
     """
+    check_generates(model.limits)
     wanted = wanted_tools(request)
     check_results(request.messages)
     messages = chat_messages(request)

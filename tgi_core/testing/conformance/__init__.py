@@ -16,11 +16,21 @@ how to use it.
 import pytest
 
 # before these are imported, so that their asserts show the values
-for _group in ("batching", "fork", "honesty", "lifecycle", "limits", "runner", "sampling"):
+for _group in (
+    "batching",
+    "embedding",
+    "fork",
+    "honesty",
+    "lifecycle",
+    "limits",
+    "runner",
+    "sampling",
+):
     pytest.register_assert_rewrite(f"{__name__}.{_group}")
 
 from tgi_core.testing.conformance.batching import BatchingPromises  # noqa: E402
 from tgi_core.testing.conformance.cache import CachePromises  # noqa: E402
+from tgi_core.testing.conformance.embedding import EmbeddingPromises  # noqa: E402
 from tgi_core.testing.conformance.fork import ForkPromises  # noqa: E402
 from tgi_core.testing.conformance.honesty import HonestyPromises  # noqa: E402
 from tgi_core.testing.conformance.lifecycle import LifecyclePromises  # noqa: E402
@@ -35,6 +45,7 @@ class BackendConformance(
     CachePromises,
     ForkPromises,
     BatchingPromises,
+    EmbeddingPromises,
     SamplingPromises,
     LimitPromises,
     LifecyclePromises,

@@ -7,7 +7,7 @@ import numpy as np
 from tgi_core.contract import BackendStats
 from tgi_core.testing.conformance.comparison import Comparison
 from tgi_core.testing.conformance.device import Device
-from tgi_core.testing.conformance.promises import Promises
+from tgi_core.testing.conformance.promises import Promises, require
 from tgi_core.testing.conformance.runner import Row, Runner
 
 
@@ -90,6 +90,7 @@ class LifecyclePromises(Promises):
 
     def test_close_and_load_again(self, device: Device, compare: Comparison) -> None:
         """A new backend after the old one is closed: same capabilities, same logits."""
+        require(device.capabilities.generates, "capabilities.generates is False")
         runner = Runner(device.backend, device.capabilities)
         prompt, before = runner.prompt(runner.unit + 3, 1), device.capabilities
         want = runner.alone(prompt)

@@ -42,6 +42,13 @@ class Promises:
         """
         return None
 
+    def reference_embedding(self, tokens: Sequence[int]) -> NDArray[np.float32] | None:
+        """The vector of the same model from elsewhere, float32 (size,); None for none.
+
+        Not normalized. Override it like `reference_logits`.
+        """
+        return None
+
     @pytest.fixture(scope="class")
     @classmethod
     def spec(cls) -> BackendSpec:
@@ -68,6 +75,15 @@ class Promises:
     @pytest.fixture
     def runner(self, device: Device) -> Iterator[Runner]:
         """Drives the backend; starts and ends with an empty cache."""
+        require(device.capabilities.generates, "capabilities.generates is False")
+        runner = Runner(device.backend, device.capabilities)
+        yield runner
+        runner.clear()
+
+    @pytest.fixture
+    def embedder(self, device: Device) -> Iterator[Runner]:
+        """The same, for what embeds; such a backend need not generate."""
+        require(device.capabilities.embedding is not None, "capabilities.embedding is None")
         runner = Runner(device.backend, device.capabilities)
         yield runner
         runner.clear()

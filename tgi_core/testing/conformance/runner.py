@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 
 from tgi_core.contract import (
     Capabilities,
+    Embeds,
     Fork,
     LogitsRows,
     PendingLogits,
     Step,
     StepBackend,
+    pooled,
 )
 from tgi_core.testing.conformance.device import unit_of
 
 Logits = NDArray[np.float32]
+Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,40 @@ class Runner:
 
     def launch(self, *rows: Row) -> PendingLogits:
         """Reserves room for the rows and starts a step, without reading its logits."""
+        pending = self.backend.step(self._reserved_step(rows))
+        self._note(rows)
+        return pending
+
+    def embed(self, *rows: Row) -> list[Vector]:
+        """Computes a step that embeds; float32 (size,) for each row, of its own tokens."""
+        embedding, backend = self.capabilities.embedding, self.backend
+        assert embedding is not None and isinstance(backend, Embeds)
+        vectors = backend.embed(self._reserved_step(rows))
+        self._note(rows)
+        assert vectors.dtype == np.float32, f"vectors are {vectors.dtype}, not float32"
+        assert vectors.shape == (len(rows), embedding.size)
+        # a copy, for they are valid until the next step only
+        return list(vectors.copy())
+
+    def embed_alone(self, tokens: Sequence[int], *, parts: int = 1) -> Vector:
+        """float32 (size,): the vector of tokens, in a fresh sequence of their own.
+
+        Args:
+            tokens: the text.
+            parts: in how many steps, at most as many as there are tokens.
+        """
+        assert self.capabilities.embedding is not None
+        seq, vector, begin = self.new(), None, 0
+        for part in np.array_split(np.array(tokens), parts):
+            [new] = self.embed(Row(seq, part.tolist(), want=()))
+            pooling = self.capabilities.embedding.pooling
+            vector = pooled(pooling, vector, begin, new, len(part))
+            begin += len(part)
+        self.release(seq)
+        assert vector is not None
+        return vector
+
+    def _reserved_step(self, rows: Sequence[Row]) -> Step:
         tokens: list[int] = []
         out: list[int] = []
         past = [len(self.held.get(row.seq, ())) for row in rows]
@@ -150,18 +187,17 @@ class Runner:
             )
             out += [len(tokens) + place % len(row.tokens) for place in row.want]
             tokens += row.tokens
-        pending = self.backend.step(
-            Step(
-                seq=np.array([row.seq for row in rows], np.int32),
-                past=np.array(past, np.int32),
-                n=np.array([len(row.tokens) for row in rows], np.int32),
-                tokens=np.array(tokens, np.int32),
-                out=np.array(out, np.int32),
-            )
+        return Step(
+            seq=np.array([row.seq for row in rows], np.int32),
+            past=np.array(past, np.int32),
+            n=np.array([len(row.tokens) for row in rows], np.int32),
+            tokens=np.array(tokens, np.int32),
+            out=np.array(out, np.int32),
         )
+
+    def _note(self, rows: Sequence[Row]) -> None:
         for row in rows:
             self.held[row.seq] = self.held.get(row.seq, []) + list(row.tokens)
-        return pending
 
     def read(self, pending: PendingLogits, *rows: Row) -> list[Logits]:
         """The logits of a step that was launched with these rows: float32 (wanted, vocab) each."""

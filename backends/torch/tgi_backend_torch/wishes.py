@@ -1,0 +1,76 @@
+"""What an operator may ask of the torch backends, and what becomes of it on a device."""
+
+from __future__ import annotations
+
+import torch
+
+from tgi_backend_torch.checkpoint import Checkpoint
+from tgi_backend_torch.device import Device
+from tgi_core.contract import DType, LoadRequest
+from tgi_core.errors import DoesNotFit, UnsupportedModel, UsageError
+
+_DTYPES = {
+    DType.FLOAT32: torch.float32,
+    DType.BFLOAT16: torch.bfloat16,
+    DType.FLOAT16: torch.float16,
+}
+
+
+def refuse_unknown(request: LoadRequest, device: Device) -> None:
+    """Refuses what these backends do not do.
+
+    Raises:
+        UsageError: naming the wish, and what to do instead.
+    """
+    if request.options:
+        raise UsageError(
+            f"the torch backend has no options, and was given {', '.join(request.options)}."
+        )
+    if request.device not in (None, device.name):
+        raise UsageError(
+            f"this backend runs on {device.name}, not on {request.device!r}: leave out "
+            "--device, or choose another backend."
+        )
+    if request.quantize is not None:
+        raise UsageError(
+            f"the torch backend cannot quantize weights ({request.quantize}): leave out "
+            "--quantize, or serve a GGUF file with the llamacpp backend."
+        )
+    if request.kv_cache_dtype is not None:
+        raise UsageError(
+            "the torch backend keeps keys and values in the dtype that it computes in: leave "
+            "out --kv-cache-dtype."
+        )
+    if request.num_threads is not None and request.num_threads < 1:
+        raise UsageError(f"num_threads is {request.num_threads}; it must be at least 1.")
+
+
+def choose_dtype(wanted: DType | None, checkpoint: Checkpoint, device: Device) -> torch.dtype:
+    """What to compute in: the wish, or what suits the checkpoint and the device.
+
+    Raises:
+        UnsupportedModel: the device does not compute in it.
+    """
+    if wanted is None:
+        return device.default_dtype(checkpoint.dtype)
+    dtype = _DTYPES[wanted]
+    refusal = device.refuses(dtype)
+    if refusal:
+        raise UnsupportedModel(f"{refusal}.")
+    return dtype
+
+
+def check_weights_fit(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> None:
+    """Compares the weights with the memory that is free, before they are read.
+
+    Raises:
+        DoesNotFit: with what to do.
+    """
+    need = sum(checkpoint.num_numbers.values()) * dtype.itemsize
+    free = device.free_bytes()
+    if need > free:
+        raise DoesNotFit(
+            f"the weights take {need / 2**30:.1f} GiB in {dtype}, and {free / 2**30:.1f} GiB "
+            "of memory are free: use --dtype bfloat16 if they are float32, a smaller model, "
+            "or a machine with more memory."
+        )

@@ -1,0 +1,1 @@
+"""OpenAI's and TEI's embeddings as dialects."""
