@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from anthropic import (
     NotFoundError,
 )
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 PROMPT = "Once upon a time there was a fox: Größe 你好 🦊"
 ASKED = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions"])

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, OverloadedError, ValidationError
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 PROMPT = "Once upon a time there was a fox: Größe 你好 🦊"
 MESSAGES = [{"role": "user", "content": PROMPT}]

@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI
 from langchain_openai import OpenAI as OpenAICompletion
 from openai import RateLimitError, UnprocessableEntityError
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 PROMPT = "Once upon a time there was a fox: Größe 你好 🦊"
 CONVERSATION = [

@@ -8,7 +8,7 @@ import litellm
 import pytest
 from litellm.exceptions import APIError, BadRequestError, RateLimitError
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 PROMPT = "Once upon a time there was a fox: Größe 你好 🦊"
 MESSAGES = [{"role": "user", "content": PROMPT}]

@@ -16,7 +16,7 @@ from openai import (
     UnprocessableEntityError,
 )
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 MODEL = "fake-model"
 PROMPT = "Once upon a time there was a fox: Größe 你好 🦊"

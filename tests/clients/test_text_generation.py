@@ -10,7 +10,7 @@ from text_generation import AsyncClient, Client
 from text_generation.errors import OverloadedError, ValidationError
 from text_generation.types import FinishReason, Grammar, GrammarType, Message
 
-from tests.e2e.conftest import Server
+from tests.servers import Server
 
 PROMPT = "Once upon a time there was a fox: Größe 你好 🦊"
 

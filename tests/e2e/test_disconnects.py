@@ -7,7 +7,7 @@ import socket
 import time
 from pathlib import Path
 
-from tests.e2e.conftest import Server, ServerFactory
+from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
 PROMPT_TOKENS = 1500

@@ -16,8 +16,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.e2e.conftest import Server, ServerFactory
 from tests.e2e.test_server import streams
+from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
 SCHEMA = {

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tests.collector import attributes, collecting
-from tests.e2e.conftest import Server, ServerFactory
 from tests.exposition import samples
+from tests.servers import Server, ServerFactory
 from tgi_core.observe.catalog import CATALOG, Kind
 from tgi_core.testing.models import write_fake_model
 
@@ -259,7 +259,8 @@ def test_traces_reach_a_collector_as_children_of_the_clients(
             assert server.post("/generate", body)[0] == 200
         # the server has ended, so all was sent
         spans = {span.name: span for span in collector.spans}
-        assert set(spans) == {"completions", "generate", "validate", "queued", "infer"}
+        parts = {"validate", "queued", "infer", "prefill", "decode"}
+        assert set(spans) == {"completions", "generate", *parts}
         whole = spans["completions"]
         assert returned == f"00-{trace}-{whole.span_id.hex()}-01"
         assert (whole.trace_id.hex(), whole.parent_span_id.hex()) == (trace, parent)

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.conftest import Server, ServerFactory
+from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
 HI: Any = {

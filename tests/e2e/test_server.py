@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Server, ServerFactory
+from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Server, ServerFactory
+from tests.servers import Server, ServerFactory
 from tgi_core.config.sources import environment
 from tgi_core.testing.models import write_fake_model
 

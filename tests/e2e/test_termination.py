@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Server, ServerFactory
 from tests.hub import Hub, hub_of
+from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
 FAKE = ("--backend", "fake", "--max-total-tokens", "200000", "--cache-tokens", "300000")
@@ -147,7 +147,8 @@ def test_an_idle_connection_does_not_keep_a_server_alive(
 @pytest.fixture
 def hub(fake_model: Path) -> Iterator[Hub]:
     files = {file.name: file.read_bytes() for file in fake_model.iterdir()}
-    with hub_of({**files, "model.safetensors": b"weights" * 100}) as running:
+    card = b"---\npipeline_tag: text2text-generation\n---\n"
+    with hub_of({**files, "model.safetensors": b"weights" * 100, "README.md": card}) as running:
         yield running
 
 
@@ -158,7 +159,10 @@ def test_a_model_of_the_hub_is_served_by_its_name(
     with serve("org/tiny", "--revision", "v1", "--backend", "fake", env=env) as server:
         info = json.loads(server.get("/info")[1])
         assert info["model_id"] == "org/tiny" and info["model_sha"].startswith("0123456789abcdef")
-        assert server.post("/generate", {"inputs": "Hi"})[0] == 200
+        assert info["model_pipeline_tag"] == "text2text-generation"
+        # so this route does not give the prompt back, as it does for a model of unknown kind
+        [said] = json.loads(server.post("/", {"inputs": "Hi", "parameters": {}})[1])
+        assert said["generated_text"] and not said["generated_text"].startswith("Hi")
 
 
 def test_a_server_that_downloads_answers_health_and_ends_when_told(
@@ -173,6 +177,27 @@ def test_a_server_that_downloads_answers_health_and_ends_when_told(
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")],
+    ids=["TERM", "INT"],
+)
+def test_a_server_that_loads_a_model_ends_at_once_when_told(
+    serve: ServerFactory, fake_model: Path, number: signal.Signals, what: str
+) -> None:
+    slow = ("--backend-option", "loading_s=600")
+    with serve(str(fake_model), *FAKE, *slow, ready=False) as server:
+        until(told(server, "loading weights"))
+        assert server.get("/health")[0] == 503 and server.get("/livez")[0] == 200
+        engine = server.engine_pid()
+        began = time.monotonic()
+        server.process.send_signal(number)
+        assert server.process.wait(30) == 0
+        assert time.monotonic() - began < 5
+        assert f"{what}: finishing 0 open requests" in server.log.read_text()
+        assert not Path(f"/proc/{engine}").exists(), "the engine outlives its server"
 
 
 def test_a_model_that_the_hub_does_not_have_ends_the_server(

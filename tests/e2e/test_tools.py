@@ -10,7 +10,7 @@ import jsonschema
 import openai
 import pytest
 
-from tests.e2e.conftest import Server, ServerFactory
+from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
 WEATHER: dict[str, Any] = {

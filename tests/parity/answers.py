@@ -124,7 +124,11 @@ ANSWERS: dict[str, Rows] = {
         "max_input_tokens max_total_tokens model_id router": yes(_OPS + "test_info_is_tgis_object"),
         "max_best_of max_client_batch_size max_concurrent_requests max_stop_sequences": yes(_WIRE),
         "version model_sha": yes(_WIRE),
-        "model_pipeline_tag": yes(_WIRE, "null: the hub is not asked for it"),
+        "model_pipeline_tag": yes(
+            _WIRE,
+            "from the model's card on the hub; null for a folder, as in TGI",
+            "tests/e2e/test_termination.py::test_a_model_of_the_hub_is_served_by_its_name",
+        ),
         "validation_workers": yes(_WIRE, "always TGI's default, 2; nothing here has such workers"),
         "docker_label sha": yes(_WIRE, "null, as TGI outside its image"),
     },

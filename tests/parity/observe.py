@@ -68,7 +68,12 @@ SPANS: Rows = {
     "async_stream waiting send_generation": no_meaning(
         _CHILDREN, "parts of TGI's queues; `queued` and `infer` are the whole time"
     ),
-    "batch prefill decode filter_batch": no_meaning(_COLLECTED, _STEPS),
+    "prefill decode": better(
+        _SPANS + "test_the_first_token_is_where_prefill_ends_and_decode_begins",
+        "one of each for a sequence, inside its `infer`; in TGI one for each turn of a batch, in a "
+        "trace of its own",
+    ),
+    "batch filter_batch": no_meaning(_COLLECTED, _STEPS),
     "generate_token filter concatenate": no_meaning(_COLLECTED, _STEPS),
 }
 

@@ -95,7 +95,11 @@ REQUESTS: dict[str, Rows] = {
             "counts the output alone; TGI's depends on the neighbours in the batch",
             _COUNTS,
         ),
-        "logit_bias": better(_CHAT_SAMPLING, "OpenAI's object; TGI takes a list and ignores it"),
+        "logit_bias": better(
+            _CHAT_SAMPLING,
+            "OpenAI's object; a list, which TGI ignores, is ignored and logged with `--compat tgi`",
+            COMPAT + "test_biases_without_tokens_mean_nothing_and_the_log_says_so",
+        ),
         "logprobs": yes(CHAT + "test_logprobs"),
         "max_tokens": yes(_CHAT_SAMPLING),
         "max_completion_tokens": better(

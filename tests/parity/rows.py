@@ -32,8 +32,8 @@ Rows = dict[str, Row]
 """Keys hold one name, or several with spaces between them."""
 
 
-def yes(test: str, words: str = "") -> Row:
-    return Row(Verdict.YES, words, (test,))
+def yes(test: str, words: str = "", *more: str) -> Row:
+    return Row(Verdict.YES, words, (test, *more))
 
 
 def better(test: str, words: str, *more: str) -> Row:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from tgi_core.api.errors import openai_reply, tgi_reply
 from tgi_core.api.exchange import Endpoint
 from tgi_core.api.handlers import Handlers
+from tgi_core.api.hosts import HostGuard
 from tgi_core.api.keys import KeyGuard
 from tgi_core.api.middleware import RequestId
 from tgi_core.api.operation import Operation
@@ -66,7 +67,10 @@ def _middleware(
     service: Service, options: HttpOptions, listed: tuple[Operation, ...]
 ) -> list[Middleware]:
     """From the outside in."""
+    refusals = service.observer.metrics.refusals
     middleware = [Middleware(RequestId, traced=service.observer.exports)]
+    if options.guards_host:
+        middleware.append(Middleware(HostGuard, allowed=options.allowed_hosts, refusals=refusals))
     if options.allow_origins:
         # before the keys: a browser asks without one what it may send
         middleware.append(
@@ -81,11 +85,22 @@ def _middleware(
         )
     if "*" not in options.allow_origins:
         middleware.append(
-            Middleware(OriginGuard, allowed=options.allow_origins, local=options.local)
+            Middleware(
+                OriginGuard,
+                allowed=options.allow_origins,
+                local=options.local,
+                refusals=refusals,
+            )
         )
     if options.api_keys:
         middleware.append(
-            Middleware(KeyGuard, keys=options.api_keys, compat=options.compat, operations=listed)
+            Middleware(
+                KeyGuard,
+                keys=options.api_keys,
+                compat=options.compat,
+                operations=listed,
+                refusals=refusals,
+            )
         )
     return middleware
 

@@ -56,6 +56,11 @@ class Exchange:
                 return str(value, "latin-1")
         return None
 
+    def asks(self, name: str) -> bool:
+        """Whether the address has a parameter of this name, behind its question mark."""
+        parameters = str(self.scope["query_string"], "latin-1").split("&")
+        return any(parameter.partition("=")[0] == name for parameter in parameters)
+
     def path_part(self, name: str) -> str:
         """What stands in the path where the route has {name}."""
         return str(self.scope["path_params"][name])

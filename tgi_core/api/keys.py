@@ -17,6 +17,8 @@ from tgi_core.api.errors import ErrorReply, Unauthorized, openai_reply, tgi_repl
 from tgi_core.api.exchange import send_whole
 from tgi_core.api.operation import Operation
 from tgi_core.config.settings import Compat
+from tgi_core.observe.catalog import Refusal
+from tgi_core.observe.refusals import Refusals
 
 
 class KeyGuard:
@@ -29,8 +31,10 @@ class KeyGuard:
         keys: Iterable[str],
         compat: Compat,
         operations: Iterable[Operation],
+        refusals: Refusals,
     ) -> None:
         self._app = app
+        self._refusals = refusals
         # of equal length, so that a comparison tells nothing of the key's
         self._digests = [sha256(key.encode()).digest() for key in keys]
         self._compat = compat
@@ -48,6 +52,7 @@ class KeyGuard:
         if scope["type"] == "lifespan" or self._is_open(scope) or self._has_key(scope["headers"]):
             await self._app(scope, receive, send)
             return
+        self._refusals.refused(Refusal.KEY, scope)
         reply = self._refusal(scope["path"])
         await send_whole(send, reply.body, reply.status, reply.headers)
 

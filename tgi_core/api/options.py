@@ -16,6 +16,8 @@ class HttpOptions:
     """Any one of them opens the routes; none leaves all routes open."""
     allow_origins: tuple[str, ...] = ()
     """Web pages that may call this server; "*" is any."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that clients may call the server by; "*" is any."""
     local: bool = False
     """Whether only this machine can reach the server."""
     compat: Compat = Compat.OPENAI
@@ -24,6 +26,17 @@ class HttpOptions:
     health_route: str | None = None
     """Vertex AI's name for /health."""
 
+    @property
+    def guards_host(self) -> bool:
+        """Whether names matter: if they were given, or if nothing else keeps pages of others out.
+
+        A server for others has names that it does not know; of a keyless one that only this machine
+        can reach, a browser is the way in.
+        """
+        if "*" in self.allowed_hosts or "*" in self.allow_origins:
+            return False
+        return bool(self.allowed_hosts) or (self.local and not self.api_keys)
+
 
 def http_options(server: ServerSettings) -> HttpOptions:
     """From the settings."""
@@ -31,6 +44,7 @@ def http_options(server: ServerSettings) -> HttpOptions:
         api_keys=server.api_key,
         # TGI let any page in, unless it was told which
         allow_origins=server.cors_allow_origin or (("*",) if server.compat is Compat.TGI else ()),
+        allowed_hosts=server.allowed_host,
         local=_is_loopback(server.host),
         compat=server.compat,
         predict_route=server.aip_predict_route,

@@ -1,8 +1,8 @@
 """Keeps web pages of strangers from using the server through the browser of its user.
 
-A page that a browser has loaded from somewhere else can send requests here if its host name is
-made to point here ("DNS rebinding"); then nothing but the Origin header tells. Programs that are
-no browsers send none, and pass.
+A page that a browser has loaded from somewhere else can send requests here; the Origin header
+tells. Programs that are no browsers send none, and pass. What a page may read without sending one
+is the business of hosts.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tgi_core.api.exchange import send_whole
+from tgi_core.observe.catalog import Refusal
+from tgi_core.observe.refusals import Refusals
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HARMLESS = ("GET", "HEAD", "OPTIONS")
@@ -21,9 +23,12 @@ _HARMLESS = ("GET", "HEAD", "OPTIONS")
 class OriginGuard:
     """Pure ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, allowed: Collection[str], local: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, allowed: Collection[str], local: bool, refusals: Refusals
+    ) -> None:
         """Of a `local` server only pages of this machine, and those `allowed`, are friends."""
         self._app = app
+        self._refusals = refusals
         self._allowed = allowed
         self._local = local
 
@@ -32,6 +37,7 @@ class OriginGuard:
         if scope.get("method") in (None, *_HARMLESS) or self._is_friend(scope):
             await self._app(scope, receive, send)
             return
+        self._refusals.refused(Refusal.ORIGIN, scope)
         text = b"Pages of this origin may not call this server; see --cors-allow-origin."
         await send_whole(send, text, 403, [(b"content-type", b"text/plain; charset=utf-8")])
 

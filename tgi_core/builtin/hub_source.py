@@ -2,7 +2,7 @@
 
 Where the cache is, the token, the address of the hub and offline mode are what the hub's own
 library reads from the environment: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
-What a file of the hub contains is nobody's business here.
+Of what files contain, only the head of a model's card is read here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,16 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _REPOSITORY = re.compile(rf"(?:{_NAME}/)?{_NAME}")
 _GGUF = re.compile(rf"({_NAME}/{_NAME})/((?:[\w.-]+/)*[\w.-]+\.gguf)")
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+_CARD = "README.md"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "openvino_*"]
 _UNWANTED = ["*/*", "consolidated*"]
 """Other formats of the same weights."""
 _FORBIDDEN = (401, 403)
 _PHASE = "downloading"
+_FENCE = "---"
+_TAG = re.compile(r"""pipeline_tag:\s*["']?([\w-]+)["']?\s*(?:#.*)?""")
+_LONGEST_HEAD = 1000
+"""Lines; languages and data sets may be many."""
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Those that do not name a file."""
 
@@ -55,15 +61,35 @@ def tgi_model_source(reference: str, revision: str | None) -> ModelFiles | None:
     gguf = _GGUF.fullmatch(reference)
     if gguf is not None:
         repository, file = gguf.groups()
-        folder = _fetch(repository, revision, [_PART.sub(r"-?????-of-\1.gguf", file)], [])
+        parts = _PART.sub(r"-?????-of-\1.gguf", file)
+        folder = _fetch(repository, revision, [parts, _CARD], [])
         path = folder / file
         if not path.is_file():
             raise ModelNotFound(f"the model {repository} on the hub has no file {file}.")
     elif _REPOSITORY.fullmatch(reference) is not None:
-        path = folder = _fetch(reference, revision, _WANTED, _UNWANTED)
+        path = folder = _fetch(reference, revision, [*_WANTED, _CARD], _UNWANTED)
     else:
         return None
-    return ModelFiles(reference=reference, path=path, format=model_format(path), commit=folder.name)
+    return ModelFiles(
+        reference=reference,
+        path=path,
+        format=model_format(path),
+        commit=folder.name,
+        pipeline_tag=pipeline_tag(folder / _CARD),
+    )
+
+
+def pipeline_tag(card: Path) -> str | None:
+    """What a model's card says that the model is for; None if it says nothing, or is not there."""
+    try:
+        with card.open(encoding="utf-8", errors="replace") as lines:
+            if next(lines, "").rstrip() != _FENCE:
+                return None
+            head = takewhile(lambda line: line.rstrip() != _FENCE, islice(lines, _LONGEST_HEAD))
+            tags = (_TAG.fullmatch(line.rstrip()) for line in head)
+            return next((tag[1] for tag in tags if tag is not None), None)
+    except OSError:  # the model is served all the same
+        return None
 
 
 def _fetch(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> Path:

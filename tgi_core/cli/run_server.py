@@ -266,6 +266,7 @@ def _served_model(
         ),
         compute_type=info.device,
         sha=files.commit,
+        pipeline_tag=files.pipeline_tag,
         grammars=grammars,
     )
 

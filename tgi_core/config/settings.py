@@ -119,6 +119,9 @@ class ServerSettings:
     cors_allow_origin: tuple[str, ...] = setting(
         (), list_of(NAME), "web pages of it may call the server, * is all; may be repeated"
     )
+    allowed_host: tuple[str, ...] = setting(
+        (), list_of(NAME), "a name that clients call the server by, * is any; may be repeated"
+    )
     compat: Compat = setting(
         Compat.OPENAI, member_of(Compat), "whose shapes answers have where OpenAI and TGI differ"
     )

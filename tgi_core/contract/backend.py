@@ -34,6 +34,8 @@ class ModelFiles:
     format: ModelFormat
     commit: str | None = None
     """Of the repository on the hub that it came from."""
+    pipeline_tag: str | None = None
+    """The hub's word for what the model is for, such as text-generation."""
 
 
 class DType(Enum):

@@ -26,6 +26,14 @@ class Progress(Enum):
     INFERENCE = "inference"
 
 
+class Refusal(Enum):
+    """Why a request never reached its route."""
+
+    KEY = "key"
+    ORIGIN = "origin"
+    HOST = "host"
+
+
 class Method(Enum):
     """Kind of a step; the values are TGI's."""
 
@@ -182,6 +190,13 @@ REQUEST_CANCELLED = Metric(
     kind=Kind.COUNTER,
     text="Requests whose client went away, by how far they had come.",
     label=Label("progress", Progress),
+    tgi=None,
+)
+REFUSED = Metric(
+    name="tgi_refused_requests_total",
+    kind=Kind.COUNTER,
+    text="Requests turned away by their API key, the page's origin or the host name.",
+    label=Label("reason", Refusal),
     tgi=None,
 )
 QUEUE_SIZE = Metric(

@@ -14,6 +14,7 @@ from tgi_core.observe import catalog
 from tgi_core.observe.buckets import Buckets
 from tgi_core.observe.catalog import Cause, ConcatMethod, Method, Metric, Progress, Reason
 from tgi_core.observe.exposition import Exposition
+from tgi_core.observe.refusals import Refusals
 
 _BATCH_BOUNDS = range(1, 1025)
 _SKIPPED_BOUNDS = range(17)
@@ -39,6 +40,7 @@ class Metrics:
         self.successes = 0
         self.failures = dict.fromkeys(Cause, 0)
         self.cancelled = dict.fromkeys(Progress, 0)
+        self.refusals = Refusals()
         self.duration = Buckets(DURATION_BOUNDS_S)
         self.validation = Buckets(DURATION_BOUNDS_S)
         self.queue = Buckets(DURATION_BOUNDS_S)
@@ -84,6 +86,7 @@ class Metrics:
         ):
             page.histogram(metric, buckets.bounds, buckets.distribution())
         page.numbers(catalog.REQUEST_CANCELLED, self.cancelled)
+        page.numbers(catalog.REFUSED, self.refusals.counts)
 
 
 def _write_engine(page: Exposition, engine: EngineState) -> None:

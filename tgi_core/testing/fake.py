@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import modules
@@ -70,6 +71,8 @@ class FakeShape:
     pooling: Pooling = Pooling.LAST
     fatal_token: int = -1
     """A prompt that begins with it kills the process, as a fault in native code would."""
+    loading_s: int = 0
+    """How long loading takes, as a large model's does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ class FakeBackend:
         shape = self._shape or _shape_of(request)
         self._shape = shape
         self._fatal_token = shape.fatal_token
+        progress("loading weights", 0, 1, "tensors")
+        time.sleep(shape.loading_s)
         progress("loading weights", 1, 1, "tensors")
         blocks = shape.cache_tokens // shape.block_tokens
         self.tables = BlockTables(

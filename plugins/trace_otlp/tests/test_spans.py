@@ -1,7 +1,8 @@
-"""One request is one span with three children, whoever began the trace."""
+"""One request is one span with children for its parts, whoever began the trace."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -114,7 +115,8 @@ def test_without_a_parent_it_is_the_root_of_the_trace_that_the_client_got(spans_
 
 
 def test_children_follow_each_other(spans_of):
-    root, *children = spans_of(request(sequence()))
+    root, *inner = spans_of(request(sequence()))
+    children = inner[:3]
     assert [(child.name, *seconds(child)) for child in children] == [
         ("validate", 0, 0.25),
         ("queued", 0.25, 0.75),
@@ -127,9 +129,20 @@ def test_children_follow_each_other(spans_of):
     assert (event.name, since(event.timestamp)) == ("first_token", 1)
 
 
+def test_the_first_token_is_where_prefill_ends_and_decode_begins(spans_of):
+    *_, infer, prefill, decode = spans_of(request(sequence()))
+    assert [(part.name, *seconds(part)) for part in (prefill, decode)] == [
+        ("prefill", 0.75, 1),
+        ("decode", 1, 2.75),
+    ]
+    assert prefill.parent.span_id == decode.parent.span_id == infer.context.span_id
+
+
 def test_each_sequence_has_its_own_children(spans_of):
-    names = [span.name for span in spans_of(request(sequence(), sequence()))]
-    assert sorted(names) == ["generate", "infer", "infer", "queued", "queued", "validate"]
+    names = Counter(span.name for span in spans_of(request(sequence(), sequence())))
+    assert names == {
+        "generate": 1, "validate": 1, "queued": 2, "infer": 2, "prefill": 2, "decode": 2
+    }  # fmt: skip
 
 
 def test_a_failure_is_an_error(spans_of):
@@ -146,6 +159,6 @@ def test_a_sequence_without_a_token_has_no_first_one(spans_of):
 def test_two_requests_of_one_client_keep_apart(spans_of):
     second = request(sequence(), span_id="1" * 16, parent_span_id=None, trace_id="2" * 32)
     spans = spans_of(request(sequence()), second)
-    assert len(spans) == 8
-    assert len({span.context.span_id for span in spans}) == 8
+    assert len(spans) == 12
+    assert len({span.context.span_id for span in spans}) == 12
     assert {f"{span.context.trace_id:032x}" for span in spans} == {TRACE, "2" * 32}

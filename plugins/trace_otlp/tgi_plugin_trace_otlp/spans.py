@@ -84,23 +84,19 @@ class TraceSink:
         submitted = began + _ns(sequence.submitted_s)
         started = submitted + _ns(sequence.queue_s)
         self._child("queued", inside, submitted, started)
-        first_s = sequence.first_token_s
-        self._child(
-            "infer",
-            inside,
-            started,
-            started + _ns(sequence.inference_s),
-            None if first_s is None else began + _ns(first_s),
-        )
+        ended = started + _ns(sequence.inference_s)
+        infer = self._tracer.start_span("infer", inside, start_time=started)
+        if sequence.first_token_s is not None:
+            first = began + _ns(sequence.first_token_s)
+            infer.add_event("first_token", timestamp=first)
+            parts = set_span_in_context(infer, Context())
+            self._child("prefill", parts, started, first)
+            self._child("decode", parts, first, ended)
+        infer.end(ended)
 
-    def _child(
-        self, name: str, inside: Context, began: int, ended: int, first_token: int | None = None
-    ) -> None:
+    def _child(self, name: str, inside: Context, began: int, ended: int) -> None:
         """All times in nanoseconds since the epoch."""
-        span = self._tracer.start_span(name, inside, start_time=began)
-        if first_token is not None:
-            span.add_event("first_token", timestamp=first_token)
-        span.end(ended)
+        self._tracer.start_span(name, inside, start_time=began).end(ended)
 
 
 def _parent(request: FinishedRequest) -> Context:

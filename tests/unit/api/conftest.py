@@ -218,8 +218,8 @@ class Server:
             asyncio.run(self.exchange("POST", path, body, reply=reply))
         return reply, crash.value
 
-    def get(self, path: str, headers: Headers = ()) -> Reply:
-        return asyncio.run(self.exchange("GET", path, b"", headers=headers))
+    def get(self, path: str, headers: Headers = (), query: str = "") -> Reply:
+        return asyncio.run(self.exchange("GET", path, b"", headers=headers, query=query))
 
     def request(self, method: str, path: str, headers: Headers = (), body: object = b"") -> Reply:
         return asyncio.run(self.exchange(method, path, body, headers=headers))
@@ -231,6 +231,7 @@ class Server:
         body: object,
         *,
         headers: Headers = (),
+        query: str = "",
         gone: asyncio.Event | None = None,
         reply: Reply | None = None,
     ) -> Reply:
@@ -249,7 +250,7 @@ class Server:
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [(k.lower().encode(), v.encode()) for k, v in given],
             "client": ("127.0.0.1", 1),

@@ -123,6 +123,23 @@ def test_what_tgi_ignores_is_done(tgi):
     assert [e["choices"][0]["index"] for e in events if e["usage"]] == [0, 1]
 
 
+def test_biases_without_tokens_mean_nothing_and_the_log_says_so(tgi, server, caplog):
+    assert tgi.post("/v1/chat/completions", CHAT | {"logit_bias": []}).status == 200
+    assert not caplog.messages
+    assert tgi.post("/v1/chat/completions", CHAT | {"logit_bias": [0.5, -1]}).status == 200
+    assert "`logit_bias` is a list" in caplog.text
+    assert tgi.engine.last.sampling.logit_bias == ()
+    assert tgi.post("/v1/chat/completions", CHAT | {"logit_bias": {"7": 2}}).status == 200
+    assert tgi.engine.last.sampling.logit_bias == ((7, 2),)
+
+
+def test_without_it_biases_without_tokens_are_refused(server):
+    assert server.post("/v1/chat/completions", CHAT | {"logit_bias": []}).status == 200
+    reply = server.post("/v1/chat/completions", CHAT | {"logit_bias": [0.5]})
+    assert (reply.status, server.engine.last.sampling.logit_bias) == (422, ())
+    assert "`logit_bias` must be an object" in reply.json["error"]["message"]
+
+
 @pytest.mark.parametrize("penalty", [0, 0.5, -1])
 def test_the_presence_penalty_is_a_repetition_penalty(tgi, penalty):
     tgi.post("/v1/chat/completions", CHAT | {"presence_penalty": penalty})

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from hmac import compare_digest
+
 import pytest
 
+from tests.exposition import samples
+from tgi_core.api import keys
 from tgi_core.api.options import HttpOptions
 from tgi_core.api.table import operations
 from tgi_core.config.settings import Compat
@@ -159,6 +163,36 @@ def test_a_refusal_is_empty_in_tgis_dialect_and_an_error_in_openais(guarded):
         assert KEY not in reply.body.decode()
     guarded.with_options(api_keys=(KEY,), compat=Compat.TGI)
     assert guarded.request("POST", "/v1/completions").body == b""
+
+
+def test_keys_are_compared_in_constant_time(guarded, monkeypatch):
+    """By what the library has for it; what takes how long cannot be measured through this."""
+    compared = []
+
+    def watched(given, known):
+        compared.append((len(given), len(known)))
+        return compare_digest(given, known)
+
+    monkeypatch.setattr(keys, "compare_digest", watched)
+    for headers in (RIGHT, {"authorization": "Bearer s"}, {"x-api-key": "x" * 1000}):
+        guarded.get("/info", headers)
+    # digests, whose length tells nothing of the key's, and each of the two keys every time
+    assert compared == [(32, 32)] * 6
+
+
+def test_refusals_are_counted_and_logged_without_the_key(guarded, caplog):
+    guarded.get("/info", {"authorization": "Bearer sk-guess"})
+    guarded.request("POST", "/v1/completions", {"x-api-key": "sk-guess"})
+    told = [(line.levelname, line.getMessage(), line.fields) for line in caplog.records]
+    words = "Refused: no API key, or a wrong one"
+    client = {"client": "127.0.0.1"}
+    assert told == [
+        ("WARNING", words, client | {"method": "GET", "path": "/info"}),
+        ("WARNING", words, client | {"method": "POST", "path": "/v1/completions"}),
+    ]
+    assert (
+        samples(guarded.get("/metrics", RIGHT).body)["tgi_refused_requests_total{reason=key}"] == 2
+    )
 
 
 def test_even_a_refusal_has_a_request_id(guarded):

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from tgi_core.config.settings import Compat
+
 UNHEALTHY = {"error": "unhealthy", "error_type": "healthcheck"}
 
 
@@ -65,6 +67,16 @@ def test_models_lists_the_one_model(server):
     model = {"id": "org/model", "object": "model", "created": 1700000000, "owned_by": "org/model"}
     assert server.get("/v1/models").json == {"object": "list", "data": [model]}
     assert server.get("/v1/models/org/model").json == model
+
+
+@pytest.mark.parametrize("compat", Compat)
+def test_codex_alone_finds_its_own_list_beside_the_models(server, compat):
+    server.with_options(compat=compat)
+    plain = server.get("/v1/models").json
+    for query in ("client_version=0.153.4", "a=b&client_version"):
+        assert server.get("/v1/models", query=query).json == plain | {"models": []}
+    for query in ("&", "client_versions=1", "limit=5&after=client_version"):
+        assert server.get("/v1/models", query=query).json == plain
 
 
 @pytest.mark.parametrize("name", ["other", "org", "org/model/", "ORG/MODEL", "x" * 10_000])

@@ -34,6 +34,15 @@ def test_compat_tgi_lets_all_pages_in_unless_some_are_named():
     assert (named.compat, named.allow_origins) == (Compat.TGI, ("https://a", "https://b"))
 
 
+def test_names_matter_if_given_or_if_nothing_else_keeps_pages_out():
+    assert from_flags().guards_host
+    assert not from_flags(api_key=["k"]).guards_host
+    assert not from_flags(host="0.0.0.0").guards_host
+    assert not from_flags(compat="tgi").guards_host
+    assert from_flags(host="0.0.0.0", api_key=["k"], allowed_host=["models.example"]).guards_host
+    assert not from_flags(allowed_host=["*"]).guards_host
+
+
 def test_vertex_names_its_routes_by_variables_of_its_own():
     variables = {"AIP_PREDICT_ROUTE": "/v1/endpoints/7:predict", "AIP_HEALTH_ROUTE": "/h"}
     options = http_options(build(OPTIONS, choose(OPTIONS, {"model": "m"}, variables)).server)

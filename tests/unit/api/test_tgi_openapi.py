@@ -49,7 +49,6 @@ _NULL = "null where a number is not finite, or where the engine gives none, as i
 DIFFERENCES = {
     "ChatCompletionLogprob.logprob": _NULL,
     "ChatCompletionTopLogprob.logprob": _NULL,
-    "ChatRequest.logit_bias": "OpenAI's object; TGI takes a list and ignores it",
     "ChatRequest.tools": _TOOLS,
     "CompletionComplete.finish_reason": "null until the end, as OpenAI has it; with --compat tgi a "
     "text, as TGI has it",

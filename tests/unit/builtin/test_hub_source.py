@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import COMMIT, TOKEN, Hub, hub_of
-from tgi_core.builtin.hub_source import tgi_model_source
+from tgi_core.builtin.hub_source import pipeline_tag, tgi_model_source
 
 WEIGHTS = bytes(range(256)) * 4096
 FILES = {
@@ -17,7 +17,7 @@ FILES = {
     "pytorch_model.bin": b"a pickle",
     "consolidated.safetensors": WEIGHTS,
     "onnx/model.onnx": b"another format",
-    "README.md": b"words",
+    "README.md": b"---\nlicense: mit\npipeline_tag: image-text-to-text\n---\nwords",
     "tiny-Q8-00001-of-00002.gguf": b"GGUF first",
     "tiny-Q8-00002-of-00002.gguf": b"GGUF second",
 }
@@ -51,6 +51,7 @@ def test_what_a_model_needs_is_fetched_into_the_hubs_own_cache(hub, tmp_path):
         "config.json",
         "tokenizer.json",
         "model.safetensors",
+        "README.md",
     }
     assert (got.path / "model.safetensors").read_bytes() == WEIGHTS
 
@@ -146,7 +147,31 @@ def test_all_parts_of_a_gguf_are_fetched(hub, tmp_path):
     assert {file.name for file in got.path.parent.iterdir()} == {
         "tiny-Q8-00001-of-00002.gguf",
         "tiny-Q8-00002-of-00002.gguf",
+        "README.md",
     }
+
+
+@pytest.mark.parametrize(
+    ("card", "tag"),
+    [
+        ("---\nlicense: mit\npipeline_tag: text-generation\n---\n# Model", "text-generation"),
+        ("---\npipeline_tag: 'image-text-to-text'  # or so\n---\n", "image-text-to-text"),
+        ('---\r\npipeline_tag: "text2text-generation"\r\n---\r\n', "text2text-generation"),
+        ("---\nlicense: mit\n---\npipeline_tag: text-generation\n", None),
+        ("---\nother:\n  pipeline_tag: text-generation\n---\n", None),
+        ("# Model\npipeline_tag: text-generation\n", None),
+        ("---\npipeline_tag:\n---\n", None),
+        ("", None),
+    ],
+)
+def test_a_card_says_at_its_head_what_a_model_is_for(tmp_path, card, tag):
+    path = tmp_path / "README.md"
+    path.write_bytes(card.encode())
+    assert pipeline_tag(path) == tag
+
+
+def test_a_model_without_a_card_says_nothing(tmp_path):
+    assert pipeline_tag(tmp_path / "README.md") is None
 
 
 @pytest.mark.parametrize("reference", ["s3://bucket/model", "a/b/c", "a b", "-x", "../up/x", ""])

@@ -168,7 +168,7 @@ def _wishes(
         top_p=None if request.top_p == 1 else request.top_p,
         typical_p=None if request.typical_p == 1 else request.typical_p,
         min_p=request.min_p,
-        logit_bias=request.logit_bias or {},
+        logit_bias=_logit_bias(request),
         max_new_tokens=max_tokens,
         stop=[request.stop] if isinstance(request.stop, str) else request.stop or [],
         ignore_eos=bool(request.ignore_eos),
@@ -179,6 +179,13 @@ def _wishes(
         top_n_tokens=num_top,
         grammar=format_or_grammar(request.response_format, request.grammar),
     )
+
+
+def _logit_bias(request: SamplingFields) -> dict[int, float]:
+    bias = request.logit_bias or {}
+    if isinstance(bias, list):
+        raise ValidationError("`logit_bias` must be an object, from token ids to numbers")
+    return bias
 
 
 def _refuseunsupported(request: SamplingFields) -> None:

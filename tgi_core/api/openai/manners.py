@@ -6,6 +6,7 @@ TGI's are made from these, here. So nothing else asks whom the client was made f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,6 +28,8 @@ from tgi_core.api.openai.sampling_schema import StreamOptions, Usage
 from tgi_core.config.settings import Compat
 from tgi_core.errors import TgiError
 from tgi_core.text.stops import CutStop, KeepStop
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -80,8 +83,13 @@ def _stream_error(error: TgiError) -> TgiStreamErrorBody:
 def _chat_request(request: ChatRequest) -> ChatRequest:
     """TGI makes a repetition penalty of the presence penalty.
 
-    What it takes and ignores, such as `n`, is done: nobody asks for what he does not want.
+    What it takes and ignores, such as `n`, is done: nobody asks for what he does not want. Only of
+    a list of biases nobody knows what it should do.
     """
+    if isinstance(request.logit_bias, list):
+        if request.logit_bias:
+            logger.warning("`logit_bias` is a list, which has no meaning: ignored, as TGI does")
+        request = replace(request, logit_bias=None)
     if request.presence_penalty is None:
         return request
     repetition = request.presence_penalty + 2.0

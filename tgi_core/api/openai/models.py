@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from tgi_core.api.errors import UnknownModel
 from tgi_core.api.exchange import Exchange
 from tgi_core.api.service import Service
+
+_CODEX_ASKS = "client_version"
+"""Sent by Codex alone; other clients take `models` beside `data` for a sign of other servers."""
 
 
 class ModelInfo(msgspec.Struct):
@@ -23,6 +28,8 @@ class ModelsInfo(msgspec.Struct):
 
     object: str
     data: list[ModelInfo]
+    models: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    """For OpenAI's Codex, which fails without it; empty, so that it describes models itself."""
 
 
 class ModelRoutes:
@@ -33,7 +40,9 @@ class ModelRoutes:
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models."""
-        await exchange.reply_json(ModelsInfo("list", [self._info()]))
+        codex = exchange.asks(_CODEX_ASKS)
+        models: list[Any] | msgspec.UnsetType = [] if codex else msgspec.UNSET
+        await exchange.reply_json(ModelsInfo("list", [self._info()], models))
 
     async def model(self, exchange: Exchange) -> None:
         """GET /v1/models/{id}.

@@ -26,7 +26,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
+    logit_bias: dict[int, float] | list[float] | None = None
+    """By token; a list is what TGI takes, and it means nothing."""
     stop: str | list[str] | None = None
     seed: UInt | None = None
     stream: bool | None = None
