@@ -41,6 +41,11 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
+DATE_LARK = f"""start: day
+day: /{DATE}/
+"""
+"""A grammar of the same language."""
+
 BOMBS: list[dict[str, Any]] = [
     {"type": "json", "value": {"type": "integer", "multipleOf": 1_000_003}},
     {"type": "json", "value": {"allOf": [{"multipleOf": p} for p in (10007, 10009, 10037)]}},
@@ -53,6 +58,10 @@ BOMBS: list[dict[str, Any]] = [
     {"type": "regex", "value": "(?<=x)*"},
     {"type": "regex", "value": "a(" * 50_000},
     {"type": "regex", "value": "(" * 200_000},
+    {"type": "lark", "value": "start: " + "(" * 100_000},
+    {"type": "lark", "value": "start: start start"},
+    {"type": "gbnf", "value": "root ::= " + "(" * 100_000},
+    {"type": "gbnf", "value": "root ::= root2"},
 ]
 
 HEAVY: list[dict[str, Any]] = [
@@ -61,6 +70,8 @@ HEAVY: list[dict[str, Any]] = [
     {"type": "regex", "value": "[0-9]{0,100000}"},
     {"type": "regex", "value": "(a+)+$"},
     {"type": "regex", "value": "a||b"},
+    {"type": "lark", "value": 'start: "a" | start start | start start start'},
+    {"type": "gbnf", "value": "root ::= [a-z]{1,100000} root?"},
     {"type": "json", "value": {"type": "string", "maxLength": 1_000_000}},
     {"type": "json", "value": {"type": "object", "properties": {"a": {"$ref": "#"}}}},
 ]
@@ -82,7 +93,7 @@ def check_the_routes(server: Server) -> None:
     """Each way to ask for a grammar, whole and streamed."""
     for seed in (None, 1, 2):
         drawn = {} if seed is None else {"do_sample": True, "temperature": 0.9, "seed": seed}
-        for kind, value in (("json", SCHEMA), ("regex", DATE)):
+        for kind, value in (("json", SCHEMA), ("regex", DATE), ("lark", DATE_LARK)):
             body = guided(kind, value, **drawn)
             text = ask(server, "/generate", body)["generated_text"]
             [streamed] = streams(server, [body])

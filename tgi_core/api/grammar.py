@@ -1,6 +1,7 @@
 """What clients of both dialects write for a grammar, to the contract's Grammar.
 
-TGI has {"type", "value"}, OpenAI a `response_format` of its own; each is taken in either place.
+TGI has {"type", "value"}, OpenAI a `response_format` of its own and, for tools, {"type": "grammar",
+"syntax", "definition"}; each is taken in either place. Neither has context-free grammars there.
 Looks at shapes only: whether a schema makes sense is found out by compiling it.
 """
 
@@ -12,6 +13,8 @@ from tgi_core.contract import Grammar, GrammarKind
 from tgi_core.errors import ValidationError
 from tgi_core.text.validate import check_grammar_length
 
+_TEXTS = {kind.value: kind for kind in (GrammarKind.REGEX, GrammarKind.LARK, GrammarKind.GBNF)}
+"""Grammars that are plain texts."""
 _ANY_OBJECT: dict[str, object] = {"type": "object"}
 """What a format without a schema means."""
 
@@ -25,8 +28,10 @@ def to_grammar(wish: object) -> Grammar | None:
     match wish:
         case None:
             return None
-        case {"type": "regex", "value": str(regex)}:
-            return Grammar(kind=GrammarKind.REGEX, text=regex)
+        case {"type": str(kind), "value": str(text)} if kind in _TEXTS:
+            return Grammar(kind=_TEXTS[kind], text=text)
+        case {"type": "grammar", "syntax": str(kind), "definition": str(text)} if kind in _TEXTS:
+            return Grammar(kind=_TEXTS[kind], text=text)
         case {"type": "json" | "json_object", "value": str() | dict() as schema}:
             return _json(schema)
         case {"type": "json_schema", "value": {"schema": str() | dict() as schema}}:
@@ -35,8 +40,9 @@ def to_grammar(wish: object) -> Grammar | None:
             raise ValidationError("grammar is not supported")
         case _:
             raise ValidationError(
-                '`grammar` must be {"type": "json", "value": SCHEMA}, {"type": "regex", "value": '
-                'REGEX} or {"type": "json_schema", "value": {"schema": SCHEMA}}'
+                '`grammar` must be {"type": "json", "value": SCHEMA}, {"type": "json_schema", '
+                '"value": {"schema": SCHEMA}}, {"type": "regex", "value": REGEX}, or for a '
+                'context-free grammar {"type": "lark", "value": GRAMMAR} or {"type": "gbnf", ...}'
             )
 
 
@@ -63,6 +69,8 @@ def _response_format(wish: object) -> Grammar | None:
         case {"type": "json_object", **others} if others.get("value") is None:
             return _json(_ANY_OBJECT)
         case {"type": "json" | "json_object" | "json_schema" | "regex", "value": _}:
+            return to_grammar(wish)
+        case {"type": "lark" | "gbnf", "value": _} | {"type": "grammar", "definition": _}:
             return to_grammar(wish)
         case _:
             raise ValidationError(

@@ -1,4 +1,5 @@
-"""The default guidance engine, on the library llguidance: JSON schemas and regular expressions.
+"""The default guidance engine, on the library llguidance: JSON schemas, regular expressions and
+context-free grammars.
 
 llguidance walks the vocabulary as a tree for each mask, so there is no automaton of the whole
 grammar that could blow up. It bounds the work of a mask, but not of every compilation (a
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,14 @@ _HEAD = '%llguidance {"no_forcing": true}\n'
 """All tokens that spell what must come are allowed. Otherwise the library would insist on the way
 in which the tokenizer spells it, and it has no tokenizer here."""
 
+_NEWLINE = "\n"
+_LARK_PIECES = re.compile(
+    r"""//[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|(?P<token><[^>\n]*>)"""
+    r"|(?P<directive>%llguidance\b)"
+)
+"""What may hold the signs that are looked for without meaning them: comments, strings, regexes."""
+_LARK_PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): (.*)", re.DOTALL)
+
 _CHILD = ("items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not")
 _CHILDREN = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SHARED = ("$defs", "definitions")
@@ -56,7 +66,7 @@ class LLGuidance:
     """Satisfies `GuidanceEngine`."""
 
     name = "llguidance"
-    kinds = frozenset({GrammarKind.JSON_SCHEMA, GrammarKind.REGEX})
+    kinds = frozenset(GrammarKind)
 
     def compiler(self, vocabulary: Vocabulary) -> GrammarCompiler:
         """Imports the library, and makes a tree of the vocabulary: 2 ms a thousand tokens."""
@@ -105,8 +115,10 @@ class _Compiler:
                 return self._compile_schema(grammar.text)
             case GrammarKind.REGEX:
                 return self._compile_regex(grammar.text)
-            case GrammarKind.EBNF:
-                raise ValidationError("grammar is not supported")
+            case GrammarKind.LARK:
+                return self._compile_lark(grammar.text)
+            case GrammarKind.GBNF:
+                return self._compile_lark(_from_gbnf(grammar.text))
 
     def _compile_schema(self, text: str) -> CompiledGrammar:
         schema = _parse(text)
@@ -126,6 +138,23 @@ class _Compiler:
         made, fault = self._try(f"{_HEAD}start: /{quoted}/")
         if made is None:
             raise ValidationError(f"grammar is not valid: {fault}")
+        return made
+
+    def _compile_lark(self, text: str) -> CompiledGrammar:
+        for piece in _LARK_PIECES.finditer(text):
+            if piece["token"]:
+                raise ValidationError(
+                    f"grammar is not valid: {piece['token'][:64]} names a token, and grammars are "
+                    f"about text (line {text.count(_NEWLINE, 0, piece.start()) + 1})"
+                )
+            if piece["directive"]:
+                raise ValidationError(
+                    "grammar is not valid: %llguidance has options of the server "
+                    f"(line {text.count(_NEWLINE, 0, piece.start()) + 1})"
+                )
+        made, fault = self._try(_HEAD + text)
+        if made is None:
+            raise ValidationError(f"grammar is not valid: {_without_head(fault)}")
         return made
 
     def _try(self, source: str) -> tuple[CompiledGrammar | None, str]:
@@ -236,6 +265,32 @@ def _too_deep() -> ValidationError:
     return ValidationError(
         f"grammar is not valid: the schema is nested more than {_MAX_DEPTH} levels deep"
     )
+
+
+def _from_gbnf(text: str) -> str:
+    """A grammar of llama.cpp in Lark's syntax.
+
+    Raises:
+        ValidationError: it is none; says where it stops to be one.
+    """
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        lark: str = gbnf_to_lark(text)
+    except RecursionError as error:
+        raise ValidationError("grammar is not valid: it is nested too deeply") from error
+    except Exception as error:  # some faults have no class of their own
+        raise ValidationError(f"grammar is not valid: {str(error)[:300]}") from error
+    return lark.replace("%llguidance {}", "", 1)
+
+
+def _without_head(fault: str) -> str:
+    """The library counts lines from the one that core has put before the grammar."""
+    place = _LARK_PLACE.fullmatch(fault)
+    if place is None:
+        return fault
+    line, column, reason = place.groups()
+    return f"line {int(line) - 1}, column {column}: {reason}"
 
 
 def _of_schema(schema: object) -> str:

@@ -28,7 +28,10 @@ class GrammarKind(Enum):
 
     JSON_SCHEMA = "json_schema"
     REGEX = "regex"
-    EBNF = "ebnf"
+    LARK = "lark"
+    """A context-free grammar in the syntax of the library Lark; the rule `start` is the output."""
+    GBNF = "gbnf"
+    """A context-free grammar in llama.cpp's syntax; the rule `root` is the output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ AS_SCHEMA = Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(SCHEMA, separa
 ANY_OBJECT = Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"type":"object"}')
 ANYTHING = Grammar(kind=GrammarKind.JSON_SCHEMA, text="{}")
 REGEX = Grammar(kind=GrammarKind.REGEX, text="a+")
+LARK = Grammar(kind=GrammarKind.LARK, text="start: /a/")
+GBNF = Grammar(kind=GrammarKind.GBNF, text="root ::= [a]")
 
 TGI: list[tuple[Any, Grammar]] = [
     ({"type": "json", "value": SCHEMA}, AS_SCHEMA),
@@ -26,6 +28,10 @@ TGI: list[tuple[Any, Grammar]] = [
     ({"type": "json_schema", "value": {"schema": json.dumps(SCHEMA)}}, AS_SCHEMA),
     ({"type": "json", "value": {}}, ANYTHING),
     ({"type": "regex", "value": "a+"}, REGEX),
+    ({"type": "lark", "value": "start: /a/"}, LARK),
+    ({"type": "gbnf", "value": "root ::= [a]"}, GBNF),
+    ({"type": "grammar", "syntax": "lark", "definition": "start: /a/"}, LARK),
+    ({"type": "grammar", "syntax": "regex", "definition": "a+"}, REGEX),
 ]
 OPENAI: list[tuple[Any, Grammar]] = [
     ({"type": "json_object"}, ANY_OBJECT),
@@ -98,7 +104,7 @@ BAD_GRAMMARS: list[tuple[Any, str]] = [
     ({}, "`grammar` must be"),
     ({"type": "json"}, "`grammar` must be"),
     ({"type": "regex", "value": 7}, "`grammar` must be"),
-    ({"type": "lark", "value": "x"}, "`grammar` must be"),
+    ({"type": "yacc", "value": "x"}, "`grammar` must be"),
     ({"type": "json", "value": 7}, "grammar is not supported"),
     ({"type": "json", "value": None}, "grammar is not supported"),
     ({"type": "json", "value": "{"}, "grammar is not valid: "),

@@ -257,7 +257,61 @@ def test_a_bad_schema_is_refused_with_its_fault_and_its_place(
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_other_kinds_of_grammars_are_not_supported(bytewise: GrammarCompiler) -> None:
-    assert GrammarKind.EBNF not in LLGuidance.kinds
-    with pytest.raises(ValidationError, match="grammar is not supported"):
-        bytewise.compile(Grammar(kind=GrammarKind.EBNF, text="start: /a/"))
+NESTED_LARK = """start: "a" start "b" | "ab"  // as many of each, <so> to say
+"""
+NESTED_GBNF = """root ::= "a" root "b" | "ab" # as many of each
+"""
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar(kind=GrammarKind.LARK, text=NESTED_LARK),
+        Grammar(kind=GrammarKind.GBNF, text=NESTED_GBNF),
+    ],
+)
+def test_a_context_free_grammar_counts(letters: GrammarCompiler, grammar: Grammar) -> None:
+    matcher = letters.compile(grammar).matcher()
+    assert allowed(matcher, LETTERS) == ({0, 3, 5}, False)
+    matcher.accept([5])  # aab
+    assert allowed(matcher, LETTERS) == ({1}, False)
+    matcher.accept([1])
+    assert allowed(matcher, LETTERS) == (set(), True)
+    matcher.roll_back(2)
+    matcher.accept([0, 0, 3])  # aaab
+    assert allowed(matcher, LETTERS) == ({1}, False)
+    matcher.accept([1, 1])
+    assert allowed(matcher, LETTERS) == (set(), True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        (GrammarKind.LARK, 'start: "a" (x', "line 1, column 14: Expected token"),
+        (GrammarKind.LARK, 'start: "a" x\nx: y', 'line 2, column 4: unknown name: "y"'),
+        (GrammarKind.LARK, "x: /a/", "no start rule"),
+        (GrammarKind.LARK, "", "no start rule"),
+        (GrammarKind.LARK, 'start: "a"\n | <|end|>', r"names a token, .* \(line 2\)"),
+        (GrammarKind.LARK, "start: <[2]>", "names a token"),
+        (GrammarKind.LARK, '%llguidance {}\nstart: "a"', r"%llguidance has options .* \(line 1\)"),
+        (GrammarKind.LARK, 'start: %json {"not": {}}', "Unimplemented"),
+        (GrammarKind.GBNF, 'root ::= "a', "at line 1"),
+        (GrammarKind.GBNF, 'x ::= "a"', "No 'root' rule found"),
+        (GrammarKind.GBNF, "root ::= " + "(" * 5000, "nested too deeply|at line 1"),
+    ],
+)
+def test_a_bad_context_free_grammar_is_refused_with_its_fault(
+    bytewise: GrammarCompiler, kind: GrammarKind, text: str, words: str
+) -> None:
+    with pytest.raises(ValidationError, match=words) as error:
+        bytewise.compile(Grammar(kind=kind, text=text))
+    assert str(error.value).startswith("grammar is not valid: ") and "\n" not in str(error.value)
+
+
+def test_strings_and_comments_may_hold_what_a_directive_looks_like(
+    bytewise: GrammarCompiler,
+) -> None:
+    text = 'start: "<|a|>" /<b>/ x // %llguidance <c>\nx: "\\"%llguidance<d>"'
+    matcher = bytewise.compile(Grammar(kind=GrammarKind.LARK, text=text)).matcher()
+    matcher.accept(list(b'<|a|><b>"%llguidance<d>'))
+    assert allowed(matcher, BYTES) == (set(), True)

@@ -57,7 +57,7 @@ def assert_no_failure_but(
         (Grammar(kind=GrammarKind.REGEX, text="a("), "unclosed"),
         (Grammar(kind=GrammarKind.REGEX, text="é"), "vocabulary"),
         (Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"not": {}}'), "Unimplemented"),
-        (Grammar(kind=GrammarKind.EBNF, text="x"), "not supported"),
+        (Grammar(kind=GrammarKind.LARK, text="x"), "line 1"),
     ],
 )
 def test_a_bad_grammar_fails_its_own_request_as_invalid(grammar: Grammar, words: str) -> None:

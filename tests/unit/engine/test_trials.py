@@ -203,9 +203,9 @@ def test_whatever_a_trial_does_to_the_process_the_request_alone_fails(
     async def work() -> None:
         async with trials(guidance_engine="odd") as made:
             await made.check(FINE)
-            bad = Grammar(kind=GrammarKind.EBNF, text=text)
+            bad = Grammar(kind=GrammarKind.LARK, text=text)
             assert words in await fault(made, bad)
-            await made.check(Grammar(kind=GrammarKind.EBNF, text="fine"))
+            await made.check(Grammar(kind=GrammarKind.LARK, text="fine"))
 
     run(work)
 
