@@ -62,8 +62,8 @@ REQUESTS: dict[str, Rows] = {
         ),
         "grammar": better(
             GRAMMAR + "test_tgi_grammars",
-            "context-free grammars too, and any schema that the guidance engine takes; a bad one is "
-            "422 for its own request alone",
+            "context-free grammars too, and any schema that the engine takes; a bad one is 422 for its "
+            "own request alone",
             GRAMMAR + "test_a_grammar_is_examined_before_the_engine_sees_it",
         ),
         "return_full_text": yes(
