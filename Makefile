@@ -7,7 +7,7 @@ PORT ?= 3000
 MODELS := .models
 SMOLLM2 := $(MODELS)/smollm2-135m-instruct
 PIP := $(VENV)/bin/pip install --disable-pip-version-check -c tests/constraints.txt $(PIP_FLAGS)
-PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp
+PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp plugins/watermark_kgw
 PACKAGES := backends/torch backends/llamacpp backends/openvino $(PLUGINS)
 
 # Clients have environments of their own, tests/clients/NAME.txt: what they need contradicts itself.

@@ -17,7 +17,9 @@ def batch_of(
     histories: Sequence[dict[int, int]] | None = None,
     mask_rows: Sequence[int] = (),
     mask: np.ndarray | None = None,
+    boosts: Sequence[tuple[int, np.ndarray, float]] = (),
 ) -> SamplingBatch:
+    """`mask` and the sets of `boosts` (row, set, value) are packed: see `packed`."""
     rows = len(params)
     histories = histories or [{}] * rows
 
@@ -48,4 +50,15 @@ def batch_of(
         bias_values=np.array([v for p in params for _, v in p.logit_bias], np.float32),
         mask_rows=np.array(mask_rows, np.int32),
         mask=np.zeros((0, 0), np.int32) if mask is None else mask,
+        boost_rows=np.array([row for row, _, _ in boosts], np.int32),
+        boost=np.stack([s for _, s, _ in boosts]) if boosts else np.zeros((0, 0), np.int32),
+        boost_values=np.array([value for _, _, value in boosts], np.float32),
     )
+
+
+def packed(tokens: Sequence[int], vocab_size: int) -> np.ndarray:
+    """int32 (ceil(vocab / 32),): a set of tokens as masks and boosts have it."""
+    words = np.zeros(-(-vocab_size // 32), np.uint32)
+    for token in tokens:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return words.view(np.int32)

@@ -24,7 +24,8 @@ from tgi_core.contract import (
     StopRule,
     TokenEvent,
 )
-from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.step_engine import StepEngine
 
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

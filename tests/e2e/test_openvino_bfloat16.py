@@ -16,7 +16,8 @@ import pytest
 from tests.engines import generate, no_progress
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import DType, LoadRequest, ModelFiles, ModelFormat, Request, StopRule
-from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.step_engine import StepEngine
 
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

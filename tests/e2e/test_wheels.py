@@ -18,7 +18,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ("torch", "llamacpp", "openvino")
-PLUGINS = ("anthropic_api", "embeddings_api", "ollama_api", "responses_api", "trace_otlp")
+PLUGINS = (
+    "anthropic_api",
+    "embeddings_api",
+    "ollama_api",
+    "responses_api",
+    "trace_otlp",
+    "watermark_kgw",
+)
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
 
 

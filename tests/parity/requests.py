@@ -62,8 +62,7 @@ REQUESTS: dict[str, Rows] = {
         ),
         "grammar": better(
             GRAMMAR + "test_tgi_grammars",
-            "context-free grammars too, and any schema that the engine takes; a bad one is 422 for its "
-            "own request alone",
+            "context-free grammars too; a bad one is 422 for its own request alone",
             GRAMMAR + "test_a_grammar_is_examined_before_the_engine_sees_it",
         ),
         "return_full_text": yes(
@@ -83,7 +82,13 @@ REQUESTS: dict[str, Rows] = {
         "truncate": yes(
             GENERATE + "test_the_prompt_is_tokenized_with_special_tokens_and_given_back_if_asked"
         ),
-        "watermark": refused(_REFUSED, "watermarks are not made"),
+        "watermark": yes(
+            GENERATE + "test_a_watermark_is_an_adjustment_of_that_name",
+            "with the plugin `watermark_kgw`, else refused; other tokens are green than in TGI, "
+            "the same on any device",
+            "plugins/watermark_kgw/tests/test_detect.py::"
+            "test_a_marked_text_is_found_and_an_unmarked_one_is_not",
+        ),
     },
     "ChatRequest": {
         "messages": yes(CHAT + "test_a_whole_answer"),

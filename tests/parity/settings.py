@@ -19,6 +19,8 @@ _IDLE = _FLAGS + "test_each_flag_without_effect_says_so"
 _SILENT = _FLAGS + "test_variables_without_meaning_change_nothing"
 _CLOUDS = _LAUNCHER + "test_sagemakers_and_vertex_ais_variables"
 
+_WATERMARK = "with the plugin `watermark_kgw`"
+
 SPECIAL_FLAGS: dict[str, Row] = {
     "max-input-length": yes(
         _LAUNCHER + "test_flags_become_settings", "older name of `max-input-tokens`"
@@ -48,6 +50,8 @@ SPECIAL_FLAGS: dict[str, Row] = {
     ),
     "quantize": yes(_SETS, "the backend says which names it takes"),
     "kv-cache-dtype": yes(_SETS, "the backend says which names it takes"),
+    "watermark-gamma": yes(_SETS, _WATERMARK),
+    "watermark-delta": yes(_SETS, _WATERMARK),
     "otlp-endpoint": yes(_SETS, "with the plugin `trace_otlp`"),
     "max-batch-prefill-tokens": yes(_SETS, "the token budget of a step"),
     "max-batch-total-tokens": yes(_SETS, "the size of the KV cache"),

@@ -12,7 +12,7 @@ from tests.engines import LOAD, fake_engine, no_progress, requests
 from tgi_core.cache.manager import CacheManager
 from tgi_core.contract import BlockPool, BlockTables, Fork, RequestFailed, Step, TokenEvent
 from tgi_core.contract.result import PendingLogits
-from tgi_core.engine.step_engine import EngineLimits
+from tgi_core.engine.limits import EngineLimits
 from tgi_core.testing.fake import FakeBackend, FakeShape
 
 

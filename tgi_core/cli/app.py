@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Protocol, cast
 
 from tgi_core import __version__
-from tgi_core.errors import ArgumentValidation, SetupError
+from tgi_core.errors import ArgumentValidation, PluginConflict, SetupError
 
 _INTERRUPTED = 130
 """What a shell reports for a process that SIGINT ended."""
@@ -83,7 +84,9 @@ def guarded(program: str, run: Callable[[], int]) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="tgi", description="Serves language models: Text Generation Inference, continued."
+        prog="tgi",
+        description="Serves language models: Text Generation Inference, continued.",
+        epilog="Plugins may add commands; `tgi plugins --check` shows what each plugin adds.",
     )
     parser.add_argument("--version", action="version", version=f"tgi {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -95,6 +98,25 @@ def _dispatch(arguments: Sequence[str]) -> int:
             command = cast(_Command, import_module(entry.module))
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
+    if wanted is not None and wanted not in _COMMANDS:
+        _add_plugins(subparsers)
     parsed = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = parsed.run
     return run(parsed)
+
+
+def _add_plugins(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the commands of plugins, which takes half a second.
+
+    Raises:
+        PluginError: a plugin has a fault, or offers a command of core's.
+    """
+    from tgi_core.cli.plugin_commands import PluginCommands
+
+    commands = PluginCommands()
+    for name, command in commands.by_name.items():
+        if name in _COMMANDS:
+            raise PluginConflict(f"a plugin offers the command {name!r}, which core has already.")
+        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=partial(commands.run, command))

@@ -66,6 +66,21 @@ def number(lowest: float) -> Kind:
     return Kind("NUMBER", read)
 
 
+def fraction() -> Kind:
+    """Decimal numbers between 0 and 1, neither included."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not 0 < value < 1:
+            raise ValueError("a number between 0 and 1")
+        return value
+
+    return Kind("NUMBER", read)
+
+
 def one_of(*names: str) -> Kind:
     """A few words; upper and lower case are the same."""
     by_key = {name.lower(): name for name in names}

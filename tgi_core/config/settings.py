@@ -18,9 +18,12 @@ from tgi_core.config.kinds import (
     ROUTE,
     SECONDS,
     SWITCH,
+    fraction,
     list_of,
     member_of,
+    number,
     one_of,
+    whole_number,
 )
 from tgi_core.config.options import options_of, setting
 from tgi_core.contract import DType
@@ -84,6 +87,26 @@ class GuidanceSettings:
         False, SWITCH, "refuse requests with a grammar", flag="disable-grammar-support"
     )
     engine: str = setting("llguidance", NAME, "what understands grammars", flag="guidance-engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatermarkSettings:
+    """How requests with `watermark` are marked, by the plugin watermark-kgw."""
+
+    gamma: float = setting(
+        0.5, fraction(), "share of the vocabulary that a mark prefers", flag="watermark-gamma"
+    )
+    delta: float = setting(
+        2.0, number(0), "what it adds to the logits of that share", flag="watermark-delta"
+    )
+    key: int = setting(
+        15485863,
+        whole_number(0, 2**63 - 1),
+        "chooses the share; who knows it can find the mark, and remove it. The default is TGI's, "
+        "known to all",
+        flag="watermark-key",
+        secret=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +197,7 @@ class Settings:
     model: ModelSettings
     scheduling: SchedulingSettings
     guidance: GuidanceSettings
+    watermark: WatermarkSettings
     server: ServerSettings
     logs: LogSettings
     traces: TraceSettings

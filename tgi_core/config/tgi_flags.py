@@ -20,7 +20,6 @@ _NO_SHARDS = "there are no shards, so nothing talks to them"
 _CONTINUOUS = "prompts run in the same steps as decoding, so neither waits for the other"
 _NO_KERNELS = "kernels belong to the backends here, and each chooses its own"
 _NO_TUNNEL = "there are no tunnels here, and those of TGI crash"
-_NO_WATERMARK = "requests for a watermark are refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +133,8 @@ FLAGS: tuple[TgiFlag, ...] = (
     _same("otlp-service-name"),
     _same("cors-allow-origin"),
     _same("api-key"),
-    TgiFlag(name="watermark-gamma", kind=number(0), idle=_NO_WATERMARK),
-    TgiFlag(name="watermark-delta", kind=number(0), idle=_NO_WATERMARK),
+    _same("watermark-gamma"),
+    _same("watermark-delta"),
     TgiFlag(name="ngrok", kind=SWITCH, default=False, idle=_NO_TUNNEL),
     TgiFlag(name="ngrok-authtoken", idle=_NO_TUNNEL),
     TgiFlag(name="ngrok-edge", idle=_NO_TUNNEL),

@@ -1,5 +1,6 @@
 """All that a backend or plugin may know of core: plain data and protocols, on numpy alone."""
 
+from tgi_core.contract.adjustment import Adjustment, Boost
 from tgi_core.contract.backend import (
     BackendKind,
     BackendSpec,
@@ -22,6 +23,7 @@ from tgi_core.contract.capabilities import (
     LogitsRows,
     Modality,
 )
+from tgi_core.contract.command import Command, CommandTools
 from tgi_core.contract.dialect import (
     ChatDelta,
     ChatServer,
@@ -76,6 +78,7 @@ __all__ = [
     "CONTRACT",
     "DURATION_BOUNDS_S",
     "AdapterRows",
+    "Adjustment",
     "BackendKind",
     "BackendSpec",
     "BackendStats",
@@ -83,9 +86,12 @@ __all__ = [
     "BlockCopy",
     "BlockPool",
     "BlockTables",
+    "Boost",
     "Capabilities",
     "ChatDelta",
     "ChatServer",
+    "Command",
+    "CommandTools",
     "CompiledGrammar",
     "Converter",
     "DType",

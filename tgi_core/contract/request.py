@@ -21,6 +21,7 @@ class Feature(Enum):
     LOGIT_BIAS = "logit_bias"
     SEED = "seed"
     EMBEDDING = "embeddings"
+    WATERMARK = "watermark"
 
 
 class GrammarKind(Enum):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class SamplingParams:
     """Subtracted once from the logit of each token that the output holds."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token, what is added to its logit)."""
+    adjustments: tuple[str, ...] = ()
+    """Names of plugins' adjustments, such as "watermark"."""
     seed: int = 0
     """Together with a token's position in the output this fixes the draw."""
     logprobs: bool = False
@@ -104,6 +106,13 @@ class SamplingBatch:
     """int32 (M,), ascending: the rows that have a mask."""
     mask: IntArray
     """int32 (M, ceil(vocab / 32)): bit t % 32 of word t // 32 allows token t."""
+    boost_rows: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
+    """int32 (G,), ascending: rows in which a set of tokens gets the same bias. A row may occur more
+    than once."""
+    boost: IntArray = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """int32 (G, ceil(vocab / 32)): bit t % 32 of word t // 32 says that token t is in the set."""
+    boost_values: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """float32 (G,): what is added to the logits of the set; -inf forbids it."""
 
     @property
     def num_rows(self) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from tgi_core.contract import Capabilities, EngineInfo, Feature, LogitsRows, Request
 from tgi_core.errors import DoesNotFit
 
@@ -17,9 +20,25 @@ _ON_THE_HOST = frozenset(
 )
 """What core's sampler does with the logits of any device that gives them."""
 
+_FEATURE_OF = {"watermark": Feature.WATERMARK}
+"""Adjustments that a client's request can ask for."""
 
-def engine_info(capabilities: Capabilities, *, guided: bool = False) -> EngineInfo:
-    """What requests may ask for, from what the device can do and whether there is guidance.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What the operator wishes beyond what the backend is told at loading."""
+
+    max_step_tokens: int | None = None
+    max_chunk_tokens: int | None = None
+    prefix_caching: bool = True
+    steps_in_flight: int = 2
+    """The backend's own limit holds as well."""
+
+
+def engine_info(
+    capabilities: Capabilities, *, guided: bool = False, adjustments: Collection[str] = ()
+) -> EngineInfo:
+    """What requests may ask for, from what the device can do and what plugins add.
 
     Raises:
         DoesNotFit: the cache holds not even two tokens.
@@ -37,7 +56,7 @@ def engine_info(capabilities: Capabilities, *, guided: bool = False) -> EngineIn
         )
     features: set[Feature] = set()
     if capabilities.generates:
-        features |= _generating(capabilities.logits, guided=guided)
+        features |= _generating(capabilities.logits, guided=guided, adjustments=adjustments)
     if capabilities.embedding is not None:
         features.add(Feature.EMBEDDING)
     return EngineInfo(
@@ -53,16 +72,23 @@ def engine_info(capabilities: Capabilities, *, guided: bool = False) -> EngineIn
     )
 
 
-def _generating(logits: LogitsRows, *, guided: bool) -> set[Feature]:
+def _generating(logits: LogitsRows, *, guided: bool, adjustments: Collection[str]) -> set[Feature]:
     features = set() if logits is LogitsRows.NONE else set(_ON_THE_HOST)
     if guided and features:
         features.add(Feature.GRAMMAR)
+    if features:
+        features.update(_FEATURE_OF[name] for name in adjustments if name in _FEATURE_OF)
     if logits is LogitsRows.ALL:
         features.add(Feature.PROMPT_LOGPROBS)
     return features
 
 
-def fault_of(request: Request, info: EngineInfo, capabilities: Capabilities) -> str | None:
+def fault_of(
+    request: Request,
+    info: EngineInfo,
+    capabilities: Capabilities,
+    adjustments: Collection[str] = (),
+) -> str | None:
     """Why a request can never be served; the API layer checks the same things first."""
     tokens = [*request.prompt, *request.resumed]
     if not request.prompt:
@@ -88,6 +114,10 @@ def fault_of(request: Request, info: EngineInfo, capabilities: Capabilities) -> 
         return "max_new_tokens leaves nothing to generate"
     if request.grammar is not None and not request.stop.eos_token_ids:
         return "a grammar needs a token that ends a sequence, and this model has none"
+    unknown = sorted(set(request.sampling.adjustments) - set(adjustments))
+    if unknown or (request.sampling.adjustments and capabilities.logits is LogitsRows.NONE):
+        name = unknown[0] if unknown else request.sampling.adjustments[0]
+        return f"this engine cannot make the adjustment {name!r}"
     wishes = _wishes(request) - info.features
     if wishes:
         return f"this engine does not support {min(w.value for w in wishes)}"

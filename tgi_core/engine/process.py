@@ -13,8 +13,9 @@ from time import monotonic
 from tgi_core.builtin import guidance, queue_policies
 from tgi_core.contract import BackendKind, BackendSpec, Engine, Progress
 from tgi_core.engine.guidance import Guidance, choose_guidance_engine
+from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.loop import serve
-from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import SetupError, UsageError
 from tgi_core.ipc.messages import Loading, Ready, SetupFailed, Start
 from tgi_core.ipc.server import EngineSocket
@@ -70,6 +71,9 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
     guided = None
     if start.guidance_engine is not None:
         guided = Guidance(choose_guidance_engine(plugins, start.guidance_engine))
+    adjustments = plugins.adjustments(
+        start.watermark_gamma, start.watermark_delta, start.watermark_key
+    )
     spec = plugins.backend(start.load.model, start.backend)
     backend = spec.create()
     if spec.kind is BackendKind.ENGINE:
@@ -79,7 +83,7 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
         max_chunk_tokens=start.max_chunk_tokens,
         prefix_caching=start.prefix_caching,
     )
-    return StepEngine(backend, policy, limits, guided), spec  # type: ignore[arg-type]
+    return StepEngine(backend, policy, limits, guided, adjustments), spec  # type: ignore[arg-type]
 
 
 def _reporter(channel: EngineSocket) -> Progress:

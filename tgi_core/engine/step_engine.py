@@ -8,6 +8,7 @@ down to the rows that cause it, and only their requests fail.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from itertools import count
@@ -15,6 +16,7 @@ from time import monotonic, perf_counter
 
 from tgi_core.cache.manager import CacheManager
 from tgi_core.contract import (
+    Adjustment,
     Capabilities,
     Embeds,
     EngineInfo,
@@ -33,10 +35,11 @@ from tgi_core.contract import (
     StepStats,
     Vocabulary,
 )
+from tgi_core.engine.adjustments import boost
 from tgi_core.engine.build import Output, build_embedding, build_sampling, build_step
 from tgi_core.engine.commit import Committed, commit
 from tgi_core.engine.guidance import Guidance, mask
-from tgi_core.engine.limits import engine_info, fault_of
+from tgi_core.engine.limits import EngineLimits, engine_info, fault_of
 from tgi_core.engine.pool import pool
 from tgi_core.engine.tally import Launched, Tally, is_prefill
 from tgi_core.errors import (
@@ -56,17 +59,6 @@ logger = logging.getLogger(__name__)
 
 _GRAMMAR_WAIT_S = 0.005
 """Longest wait for a grammar when there is nothing else to do: a new request may come."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLimits:
-    """What the operator wishes beyond what the backend is told at loading."""
-
-    max_step_tokens: int | None = None
-    max_chunk_tokens: int | None = None
-    prefix_caching: bool = True
-    steps_in_flight: int = 2
-    """The backend's own limit holds as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +90,13 @@ class StepEngine:
         policy: QueuePolicy,
         limits: EngineLimits | None = None,
         guidance: Guidance | None = None,
+        adjustments: Mapping[str, Adjustment] | None = None,
     ) -> None:
         self._backend = backend
         self._policy = policy
         self._limits = limits or EngineLimits()
         self._guidance = guidance
+        self._adjustments = adjustments or {}
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = count()
         self._in_flight: _InFlight | None = None
@@ -122,7 +116,9 @@ class StepEngine:
 
     def prepare(self, capabilities: Capabilities) -> None:
         """Sizes the scheduler and the cache by what a loaded backend can do."""
-        self.info = engine_info(capabilities, guided=self._guidance is not None)
+        self.info = engine_info(
+            capabilities, guided=self._guidance is not None, adjustments=self._adjustments
+        )
         self._capabilities = capabilities
         self._ahead = (
             capabilities.steps_in_flight > 1
@@ -144,7 +140,7 @@ class StepEngine:
         if request.request_id in self._sequences:
             fault: str | None = f"a request {request.request_id} is open already"
         else:
-            fault = fault_of(request, self.info, self._capabilities)
+            fault = fault_of(request, self.info, self._capabilities, self._adjustments)
         if fault is not None:
             self._events.append(
                 RequestFailed(request_id=request.request_id, message=fault, invalid=True)
@@ -302,8 +298,9 @@ class StepEngine:
         built = perf_counter()
         computed = None
         pending = self._backend.step(step)
-        batch, failed = mask(batch, outputs, self.info.vocab_size)
-        for sequence, fault in failed:
+        batch, unadjusted = boost(batch, outputs, self._adjustments, self.info.vocab_size)
+        batch, unguided = mask(batch, outputs, self.info.vocab_size)
+        for sequence, fault in unadjusted + unguided:
             self._fail(sequence, GenerationError(fault))
         tokens: PendingTokens
         if isinstance(self._backend, SamplesOnDevice):

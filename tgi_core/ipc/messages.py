@@ -36,6 +36,9 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     queue_policy: str = "fcfs"
     guidance_engine: str | None = None
     """None refuses grammars."""
+    watermark_gamma: float = 0.5
+    watermark_delta: float = 2.0
+    watermark_key: int = 15485863
     max_step_tokens: int | None = None
     max_chunk_tokens: int | None = None
     prefix_caching: bool = True

@@ -14,7 +14,9 @@ import pluggy
 
 from tgi_core import __version__
 from tgi_core.contract import (
+    Adjustment,
     BackendSpec,
+    Command,
     Dialect,
     GuidanceEngine,
     ModelFiles,
@@ -49,7 +51,7 @@ from tgi_core.plugin.choose import choose_backend
 
 logger = logging.getLogger(__name__)
 
-P = TypeVar("P", ToolCallParser, ReasoningParser)
+P = TypeVar("P", ToolCallParser, ReasoningParser, Command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +236,32 @@ class Plugins:
             otlp_service_name=otlp_service_name,
         )
 
+    def adjustments(
+        self, watermark_gamma: float, watermark_delta: float, watermark_key: int
+    ) -> dict[str, Adjustment]:
+        """Hook `tgi_adjustments`: all adjustments by name.
+
+        Raises:
+            PluginConflict: two plugins offer one name.
+        """
+        return self._by_name(
+            "tgi_adjustments",
+            Adjustment,
+            "adjustment",
+            watermark_gamma=watermark_gamma,
+            watermark_delta=watermark_delta,
+            watermark_key=watermark_key,
+        )
+
+    def commands(self) -> dict[str, Command]:
+        """Hook `tgi_commands`: all commands by name.
+
+        Raises:
+            PluginConflict: two plugins offer one name.
+            PluginContractError: one was written for another contract.
+        """
+        return self._claimed("tgi_commands", Command, "command")
+
     def tool_parsers(self) -> dict[str, ToolCallParser]:
         """Hook `tgi_tool_parsers`: all formats by name, those of core last.
 
@@ -241,7 +269,7 @@ class Plugins:
             PluginConflict: two plugins offer one name.
             PluginContractError: one was written for another contract.
         """
-        return self._parsers("tgi_tool_parsers", ToolCallParser, "tool parser")
+        return self._claimed("tgi_tool_parsers", ToolCallParser, "tool parser")
 
     def reasoning_parsers(self) -> dict[str, ReasoningParser]:
         """Hook `tgi_reasoning_parsers`: all marks by name, those of core last.
@@ -250,22 +278,23 @@ class Plugins:
             PluginConflict: two plugins offer one name.
             PluginContractError: one was written for another contract.
         """
-        return self._parsers("tgi_reasoning_parsers", ReasoningParser, "reasoning parser")
+        return self._claimed("tgi_reasoning_parsers", ReasoningParser, "reasoning parser")
 
-    def _parsers(self, hook: str, wanted: type[P], what: str) -> dict[str, P]:
-        parsers: dict[str, P] = {}
+    def _claimed(self, hook: str, wanted: type[P], what: str) -> dict[str, P]:
+        """All items of a kind that says which contract it was written for, by name."""
+        found: dict[str, P] = {}
         owners: dict[str, Installed] = {}
         for source, answer in self._answers(hook):
-            for parser in check_items(source, hook, answer, wanted):
-                check_claim(source, parser.name, parser.contract)
-                if parser.name in owners:
+            for item in check_items(source, hook, answer, wanted):
+                check_claim(source, item.name, item.contract)
+                if item.name in owners:
                     raise PluginConflict(
-                        f"two plugins offer a {what} named {parser.name!r}: the "
-                        f"{owners[parser.name]} and the {source}. Leave one of them out with "
+                        f"two plugins offer a {what} named {item.name!r}: the "
+                        f"{owners[item.name]} and the {source}. Leave one of them out with "
                         "--disable-plugin."
                     )
-                parsers[parser.name], owners[parser.name] = parser, source
-        return parsers
+                found[item.name], owners[item.name] = item, source
+        return found
 
     def _find(self, kind: PluginKind, name: str) -> Installed:
         if name in self._disabled:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tgi_core.contract import (
+        Adjustment,
         BackendSpec,
+        Command,
         Dialect,
         GuidanceEngine,
         ModelFiles,
@@ -117,6 +119,34 @@ def tgi_guidance_engines() -> Sequence[GuidanceEngine]:  # type: ignore[empty-bo
         @hookimpl
         def tgi_guidance_engines():
             return [MyGuidanceEngine()]
+    """
+
+
+@hookspec
+def tgi_adjustments(  # type: ignore[empty-body]
+    watermark_gamma: float, watermark_delta: float, watermark_key: int
+) -> Sequence[Adjustment]:
+    """Engine process. Offers adjustments of logits, which requests ask for by name.
+
+    The arguments are `--watermark-gamma`, `--watermark-delta` and `--watermark-key`. An adjustment
+    named "watermark" is what `"watermark": true` in a request asks for.
+
+    Example:
+        @hookimpl
+        def tgi_adjustments(watermark_delta):
+            return [Watermark(watermark_delta)]
+    """
+
+
+@hookspec
+def tgi_commands() -> Sequence[Command]:  # type: ignore[empty-body]
+    """The process of a command. Adds commands to `tgi`, beside core's own.
+
+    Example:
+        @hookimpl
+        def tgi_commands():
+            return [Command(name="mine", contract=(1, 0), summary="does it",
+                            add_arguments=add_arguments, run=run)]
     """
 
 

@@ -1,4 +1,4 @@
-"""Changes of logits before the choice: bias, penalties and masks. In place, row by row."""
+"""Changes of logits before the choice: boosts, biases, penalties, masks. In place, row by row."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from tgi_core.contract import SamplingBatch
 
 
 def adjust(logits: NDArray[np.float32], batch: SamplingBatch) -> None:
-    """Applies, in this order: bias, repetition, frequency and presence penalty, mask.
+    """Applies, in this order: boosts, bias, repetition, frequency and presence penalty, mask.
 
     Args:
         logits: float32 (L, vocab), changed in place. Only rows that ask for it are touched.
         batch: what to do with each row.
     """
+    for row, words, value in zip(batch.boost_rows, batch.boost, batch.boost_values, strict=True):
+        _boost(logits[row], words, value)
     if len(batch.bias_tokens):
         for row in np.flatnonzero(np.diff(batch.bias_begins)):
             span = slice(batch.bias_begins[row], batch.bias_begins[row + 1])
@@ -24,7 +26,7 @@ def adjust(logits: NDArray[np.float32], batch: SamplingBatch) -> None:
             span = slice(batch.history_begins[row], batch.history_begins[row + 1])
             _penalize(logits[row], row, span, batch)
     for row, words in zip(batch.mask_rows, batch.mask, strict=True):
-        _mask(logits[row], words)
+        np.copyto(logits[row], -np.inf, where=~_bits(words, logits.shape[1]))
 
 
 def _penalize(scores: NDArray[np.float32], row: np.intp, span: slice, batch: SamplingBatch) -> None:
@@ -38,7 +40,16 @@ def _penalize(scores: NDArray[np.float32], row: np.intp, span: slice, batch: Sam
     scores[tokens] = values
 
 
-def _mask(scores: NDArray[np.float32], words: NDArray[np.int32]) -> None:
-    """Word w, bit b allows token 32 w + b, whatever the machine's byte order."""
-    bits = np.unpackbits(words.astype("<i4").view(np.uint8), bitorder="little")
-    scores[bits[: len(scores)] == 0] = -np.inf
+def _boost(scores: NDArray[np.float32], words: NDArray[np.int32], value: np.float32) -> None:
+    chosen = _bits(words, len(scores))
+    if np.isfinite(value):
+        # a tenth of the time of adding where a token is chosen
+        scores += np.multiply(chosen, value, dtype=np.float32)
+    else:
+        scores[chosen] += value
+
+
+def _bits(words: NDArray[np.int32], vocab: int) -> NDArray[np.bool_]:
+    """Bool (vocab,). Word w, bit b is token 32 w + b, whatever the machine's byte order."""
+    packed = words.astype("<i4", copy=False).view(np.uint8)
+    return np.unpackbits(packed, count=vocab, bitorder="little").view(np.bool_)

@@ -1,6 +1,6 @@
 """The sampler in numpy: the executable definition of what every sampler must choose.
 
-For each row: bias, penalties, mask; then either the most probable token (temperature 0), or
+For each row: boosts, bias, penalties, mask; then either the most probable token (temperature 0), or
 temperature, top-k, top-p, min-p and typical-p, and a draw. Eligible tokens are taken together in
 blocks of 256 neighbouring ids. Each block gets an exponential random number, made of the row's
 uniform number and the block's, and the smallest quotient of number and probability wins; so does
@@ -19,10 +19,11 @@ from tgi_core.sampling.penalties import adjust
 from tgi_core.sampling.seeds import exponentials
 from tgi_core.sampling.truncation import Candidates, truncate
 
-_BLOCK_BITS = 8
-"""A block of a draw holds 256 token ids: near the square root of a vocabulary's size."""
+_BLOCK = 256
+"""Token ids in a block of a draw: near the square root of a vocabulary's size."""
 
 
+@np.errstate(invalid="ignore")  # logits may be infinite; their log-probabilities are no numbers
 def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
     """Chooses one token a row.
 
@@ -48,9 +49,11 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
 
     drawn = batch.temperature > 0
     detailed = batch.logprobs | (batch.num_top > 0) | (batch.forced >= 0)
+    tokens = np.arange(vocab)
     for row in np.flatnonzero(usable & (drawn | detailed)):
         if drawn[row]:
             candidates = truncate(
+                tokens,
                 logits[row],
                 float(batch.temperature[row]),
                 int(batch.top_k[row]),
@@ -59,13 +62,13 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
                 float(batch.typical_p[row]),
             )
         else:
-            candidates = Candidates(np.arange(vocab), logits[row])
+            candidates = Candidates.of(tokens, logits[row])
         if batch.forced[row] >= 0:
             ids[row] = batch.forced[row]
         elif drawn[row]:
             ids[row] = _draw(candidates, float(batch.uniform[row]))
         if detailed[row]:
-            total = log_normalizer(candidates.logits)
+            total = log_normalizer(candidates)
             logprobs[row] = _logit_of(candidates, int(ids[row])) - total
             num = int(batch.num_top[row])
             if num:
@@ -81,17 +84,16 @@ def _draw(candidates: Candidates, uniform: float) -> int:
     Whoever arrives first wins; a runner takes its random number divided by its probability. A race
     of blocks needs a random number for each block instead of one for each token.
     """
-    weights = candidates.weights()
-    block_of = candidates.ids >> _BLOCK_BITS
-    mass = np.bincount(block_of, weights)
-    blocks = np.flatnonzero(mass)
-    # below zero, where no token has its number
-    block = blocks[(exponentials(uniform, -1 - blocks) / mass[blocks]).argmin()]
-    begin, end = np.searchsorted(block_of, (block, block + 1))
-    ids = candidates.ids[begin:end]
+    ids, weights = candidates.ids, candidates.weights
+    borders = np.searchsorted(ids, np.arange(0, ids[-1] + 1 + _BLOCK, _BLOCK))
+    blocks = np.flatnonzero(borders[:-1] < borders[1:])
+    mass = np.add.reduceat(weights, borders[blocks], dtype=np.float64)
     with np.errstate(divide="ignore"):
-        arrivals = exponentials(uniform, ids) / weights[begin:end]
-    return int(ids[arrivals.argmin()])
+        # below zero, where no token has its number
+        block = blocks[(exponentials(uniform, -1 - blocks) / mass).argmin()]
+        begin, end = borders[block], borders[block + 1]
+        arrivals = exponentials(uniform, ids[begin:end]) / weights[begin:end]
+    return int(ids[begin + arrivals.argmin()])
 
 
 def _logit_of(candidates: Candidates, token: int) -> float:

@@ -41,12 +41,21 @@ def exponentials(draw: float, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
         float64 (C,), above 0. A token's number does not depend on which others there are.
     """
     with np.errstate(over="ignore"):
-        key = _mix(np.array([int(draw * 2**53)], np.uint64))
-        bits = _mix(key + tokens.astype(np.uint64) * _INCREMENT)
+        bits = _mix(keys(np.array([draw])) + tokens.astype(np.uint64) * _INCREMENT)
     result: NDArray[np.float64] = -np.log(
         ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     )
     return result
+
+
+def keys(draws: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """What `exponentials` makes of a row's uniform draw first; for samplers on a device.
+
+    A token's number is -log((b + 0.5) / 2**53), b the first 53 bits of mix(key + token * i), where
+    i is splitmix64's increment, mix its output function after adding i, and all wraps at 64 bits.
+    """
+    with np.errstate(over="ignore"):
+        return _mix((draws * 2**53).astype(np.uint64))
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_GUESSES = (256, 4096)
-"""Top-p sets are nearly always smaller than the first, so a full sort can be spared."""
+_LEAST_WEIGHTS = (1e-2, 1e-4)
+"""Top-p sets seldom hold tokens below these; looking at fewer takes less time."""
+_GROUPS = 1024
+"""Of neighbours a vocabulary's length / 1024 apart, to find the k-th largest value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,25 +26,26 @@ class Candidates:
     """(C,), ascending."""
     logits: NDArray[np.float32]
     """float32 (C,), divided by the temperature."""
+    weights: NDArray[np.float32]
+    """float32 (C,): probabilities up to a factor, 1 for the most probable token of the row.
+    Infinite logits share all."""
+
+    @classmethod
+    def of(cls, ids: NDArray[np.intp], logits: NDArray[np.float32]) -> Candidates:
+        """Those that are left of a row, its most probable token among them."""
+        highest = logits.max()
+        if np.isinf(highest):
+            return cls(ids, logits, (logits == highest).astype(np.float32))
+        weights = logits - highest
+        return cls(ids, logits, np.exp(weights, out=weights))
 
     def keep(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
         """Those at an ascending index or under a mask."""
-        return Candidates(self.ids[which], self.logits[which])
-
-    def weights(self) -> NDArray[np.float32]:
-        """float32 (C,): probabilities up to a factor, 1 the largest. Infinite logits share all."""
-        highest = self.logits.max()
-        if np.isinf(highest):
-            return np.asarray(self.logits == highest, np.float32)
-        return np.asarray(np.exp(self.logits - highest), np.float32)
-
-    def probabilities(self) -> NDArray[np.float64]:
-        """float64 (C,), summing to 1."""
-        weights = self.weights().astype(np.float64)
-        return np.asarray(weights / weights.sum())
+        return Candidates(self.ids[which], self.logits[which], self.weights[which])
 
 
 def truncate(
+    ids: NDArray[np.intp],
     logits: NDArray[np.float32],
     temperature: float,
     top_k: int,
@@ -53,6 +56,7 @@ def truncate(
     """Divides by the temperature and drops what the four limits exclude; at least one token stays.
 
     Args:
+        ids: (vocab,), all tokens in order.
         logits: float32 (vocab,) without NaN, with at least one value above -inf.
         temperature: above 0.
         top_k: 0 is off. Ties with the k-th token are kept.
@@ -62,16 +66,13 @@ def truncate(
     """
     scaled = logits / np.float32(temperature)
     if 0 < top_k < len(scaled):
-        threshold = np.partition(scaled, len(scaled) - top_k)[len(scaled) - top_k]
-        ids = np.flatnonzero((scaled >= threshold) & (scaled > -np.inf))
-        candidates = Candidates(ids, scaled[ids])
-    else:
-        candidates = Candidates(np.arange(len(scaled)), scaled)
+        ids = np.flatnonzero((scaled >= kth_largest(scaled, top_k)) & (scaled > -np.inf))
+        scaled = scaled[ids]
+    candidates = Candidates.of(ids, scaled)
     if top_p < 1:
         candidates = _nucleus(candidates, top_p)
     if min_p > 0:
-        p = candidates.probabilities()
-        candidates = candidates.keep(p >= min_p * p.max())
+        candidates = candidates.keep(candidates.weights >= np.float32(min_p))
     if typical_p < 1:
         candidates = _typical(candidates, typical_p)
     return candidates
@@ -79,33 +80,63 @@ def truncate(
 
 def _nucleus(candidates: Candidates, top_p: float) -> Candidates:
     """Shortest prefix, most probable first, whose mass reaches top_p."""
-    every = candidates.probabilities()
-    # tokens below this have less than 1 - top_p together, so none of them is in the prefix
-    likely = np.flatnonzero(every >= (1 - top_p) / (2 * len(every)))
-    p = every[likely]
-    for guess in _GUESSES:
-        if guess >= len(p):
+    weights = candidates.weights
+    total = float(weights.sum(dtype=np.float64))
+    target = top_p * total
+    # tokens below the last of these have less than 1 - top_p together, and so are in no prefix
+    for least in (*_LEAST_WEIGHTS, (1 - top_p) * total / (2 * len(weights))):
+        likely = np.flatnonzero(weights >= np.float32(least))
+        if weights[likely].sum(dtype=np.float64) >= target:
             break
-        # everything above the guess's smallest value, so that ties are not cut at random
-        smallest = np.partition(p, len(p) - guess)[len(p) - guess]
-        head = np.flatnonzero(p > smallest)
-        if p[head].sum() >= top_p:
-            likely, p = likely[head], p[head]
-            break
-    return candidates.keep(likely[np.sort(_prefix(p, -p, top_p))])
+    weights = weights[likely]
+    return candidates.keep(likely[_prefix(weights, -weights, _buckets(1 / weights), target)])
 
 
 def _typical(candidates: Candidates, typical_p: float) -> Candidates:
     """Shortest prefix, surprise closest to the entropy first, whose mass reaches typical_p."""
-    p = candidates.probabilities()
+    p = candidates.weights.astype(np.float64)
+    p /= p.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise = -np.log(p)
         entropy = np.nansum(p * surprise)
-    return candidates.keep(np.sort(_prefix(p, np.abs(surprise - entropy), typical_p)))
+    distance = np.abs(surprise - entropy)
+    return candidates.keep(_prefix(p, distance, _buckets(distance), typical_p))
 
 
-def _prefix(p: NDArray[np.float64], order_by: NDArray[np.float64], mass: float) -> NDArray[np.intp]:
-    """Indices in ascending `order_by`, up to and with the one at which `p` sums to `mass`."""
-    order = np.argsort(order_by, kind="stable")
-    count = int(np.searchsorted(np.cumsum(p[order]), mass, side="left")) + 1
-    return order[:count]
+def _buckets(values: NDArray[np.floating]) -> NDArray[np.int32]:
+    """int32 (C,): the first 16 bits of positive numbers, which are in the order of the numbers."""
+    return values.astype(np.float32, copy=False).view(np.int32) >> 16
+
+
+def _prefix(
+    p: NDArray[np.floating],
+    order_by: NDArray[np.floating],
+    buckets: NDArray[np.int32],
+    mass: float,
+) -> NDArray[np.bool_]:
+    """Those in ascending `order_by`, up to and with the one at which `p` sums to `mass`: bool (C,).
+
+    Only the bucket in which that happens has to be sorted; `buckets` are in the same order.
+    """
+    reached = np.cumsum(np.bincount(buckets, p))
+    bucket = min(int(np.searchsorted(reached, mass)), len(reached) - 1)
+    inside = np.flatnonzero(buckets == bucket)
+    inside = inside[np.argsort(order_by[inside], kind="stable")]
+    before = reached[bucket - 1] if bucket else 0.0
+    sums = np.cumsum(p[inside], dtype=np.float64)
+    kept = buckets < bucket
+    kept[inside[: int(np.searchsorted(sums, mass - before)) + 1]] = True
+    return kept
+
+
+def kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
+    """The value at place k, 1 the largest.
+
+    The largest of many groups come first: what is below the k-th of them need not be looked at.
+    """
+    size = len(values) // _GROUPS
+    if k <= _GROUPS and size > 1:
+        largest = values[: size * _GROUPS].reshape(size, _GROUPS).max(axis=0)
+        values = values[values >= np.partition(largest, _GROUPS - k)[_GROUPS - k]]
+    threshold: np.float32 = np.partition(values, len(values) - k)[len(values) - k]
+    return threshold

@@ -97,7 +97,10 @@ class Sequence:
     @property
     def needs_host(self) -> bool:
         """Whether sampling its next token needs the value of the last one."""
-        return self.counts is not None or self.request.grammar is not None
+        request = self.request
+        return bool(
+            self.counts is not None or request.grammar is not None or request.sampling.adjustments
+        )
 
     def append(self, token: int) -> None:
         """Adds a sampled token."""

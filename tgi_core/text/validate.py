@@ -92,6 +92,7 @@ class Wishes:
     """Of the prompt's tokens as well, with as many top tokens as generated ones."""
     top_n_tokens: int | None = None
     grammar: Grammar | None = None
+    watermark: bool = False
 
 
 def check(wishes: Wishes, limits: Limits) -> None:
@@ -290,6 +291,8 @@ def _check_features(wishes: Wishes, features: frozenset[Feature]) -> None:
     """Refuses by name what the engine could only ignore."""
     if wishes.grammar is not None and Feature.GRAMMAR not in features:
         raise ValidationError("grammar is not supported")
+    if wishes.watermark and Feature.WATERMARK not in features:
+        raise ValidationError("`watermark` is not supported by this server")
     for name, wanted, feature in (
         ("seed", wishes.seed is not None, Feature.SEED),
         ("typical_p", wishes.typical_p is not None, Feature.TYPICAL_P),
@@ -334,6 +337,7 @@ def _sampling(wishes: Wishes, random_seed: int) -> SamplingParams:
         frequency_penalty=wishes.frequency_penalty or 0.0,
         presence_penalty=wishes.presence_penalty or 0.0,
         logit_bias=tuple(wishes.logit_bias.items()),
+        adjustments=("watermark",) if wishes.watermark else (),
         seed=random_seed if wishes.seed is None else wishes.seed,
         logprobs=wishes.logprobs,
         num_top=wishes.top_n_tokens or 0,

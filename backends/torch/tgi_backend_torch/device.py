@@ -6,10 +6,12 @@ how much memory there is and what computes attention, and nothing else.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from tgi_backend_torch.attention import Attention, SdpaAttention
 from tgi_backend_torch.cache import PagedCache
@@ -48,6 +50,16 @@ class Device(Protocol):
 
     def attention(self, cache: PagedCache) -> Attention:
         """What computes attention over this cache."""
+        ...
+
+    def to_device(self, array: NDArray[Any]) -> Tensor:
+        """Brings an array here, best without waiting until it has arrived."""
+        ...
+
+    def to_host(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Starts to bring a tensor to the host. What is returned waits for this one alone, and not
+        for what was started after it; it may be called more than once.
+        """
         ...
 
     def is_out_of_memory(self, error: RuntimeError) -> bool:
@@ -98,6 +110,14 @@ class CpuDevice:
     def attention(self, cache: PagedCache) -> Attention:
         """The kernels that come with torch, over gathered pages."""
         return SdpaAttention(cache)
+
+    def to_device(self, array: NDArray[Any]) -> Tensor:
+        """The array's own memory."""
+        return torch.from_numpy(array)
+
+    def to_host(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """It is there already."""
+        return lambda: tensor
 
     def is_out_of_memory(self, error: RuntimeError) -> bool:
         """The CPU allocator has no error class of its own."""

@@ -30,7 +30,6 @@ from tgi_core.contract import (
     BlockTables,
     Capabilities,
     Embedding,
-    HostLogits,
     LoadRequest,
     PendingLogits,
     Pooling,
@@ -45,6 +44,19 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP_LENGTHS = (64, 1)
 """Enough to take the way of a long row; the length makes no kernel faster later."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchLogits:
+    """PendingLogits that lie on the device."""
+
+    tensor: Tensor
+    """(L, vocab), in the model's dtype."""
+
+    def numpy(self) -> NDArray[np.float32]:
+        """Waits for the device; see `PendingLogits`."""
+        array: NDArray[np.float32] = self.tensor.float().cpu().numpy()
+        return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +155,10 @@ class TorchBackend:
 
     def step(self, step: Step) -> PendingLogits:
         """One forward of all rows side by side; see `StepBackend.step`."""
-        wanted = self._moved(step.out)
+        wanted = self._device.to_device(step.out.astype(np.int64))
         model = self._here().model
         logits = self._run(step, lambda tokens, positions: model(tokens, positions, wanted))
-        return HostLogits(logits.float().cpu().numpy())
+        return TorchLogits(logits)
 
     def embed(self, step: Step) -> NDArray[np.float32]:
         """The same, up to the hidden states; see `Embeds.embed`."""
@@ -163,7 +175,7 @@ class TorchBackend:
         layout = StepLayout(step, loaded.tables.rows(step.seq), loaded.cache)
         loaded.attention.begin(layout)
         try:
-            out = forward(self._moved(step.tokens), layout.positions)
+            out = forward(self._tokens(step.tokens), layout.positions)
         except RuntimeError as error:
             if self._device.is_out_of_memory(error):
                 raise OutOfMemory(
@@ -173,9 +185,6 @@ class TorchBackend:
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
             loaded.tables.advance(seq, n)
         return out
-
-    def _moved(self, array: NDArray[np.int32]) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self._device.torch_device)
 
     def stats(self) -> BackendStats:
         """Cells in use, and the memory of the cache."""
@@ -191,6 +200,10 @@ class TorchBackend:
         self._loaded = None
         # modules and their parents refer to each other
         gc.collect()
+
+    def _tokens(self, tokens: NDArray[np.int32]) -> Tensor:
+        """int64 (T,), on the device."""
+        return self._device.to_device(tokens.astype(np.int64))
 
     def _here(self) -> _Loaded:
         if self._loaded is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import tokenizers
@@ -295,7 +295,7 @@ def server(tokenizer: HFTokenizer) -> Server:
         max_sequence_tokens=128,
         max_requests=8,
         cache_tokens=1024,
-        features=frozenset(Feature),
+        features=frozenset(Feature) - {Feature.WATERMARK},  # a plugin's
     )
     engine = ScriptedEngine(info, lambda request: [])
     model = ServedModel(
@@ -318,6 +318,16 @@ def server(tokenizer: HFTokenizer) -> Server:
     service = Service(engine=engine, limits=ApiLimits(max_concurrent_requests=8), model=model)
     server = Server(service, engine, tokenizer)
     server.says("Hello")
+    return server
+
+
+@pytest.fixture
+def marking(server: Server) -> Server:
+    """With a plugin that makes watermarks."""
+    model = server.service.model
+    assert model is not None
+    limits = replace(model.limits, features=frozenset(Feature))
+    server.service.model = replace(model, limits=limits)
     return server
 
 

@@ -82,6 +82,14 @@ def test_sampling_parameters_arrive_as_they_are_meant(server, path):
     assert server.engine.last.sampling.greedy
 
 
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/"])
+def test_a_watermark_is_an_adjustment_of_that_name(marking, path):
+    for wanted, adjustments in ((True, ("watermark",)), (False, ())):
+        body = {"inputs": "Hi", "parameters": {"watermark": wanted}}
+        assert marking.post(path, body).status == 200
+        assert marking.engine.last.sampling.adjustments == adjustments
+
+
 def test_two_unseeded_requests_get_different_seeds(server):
     seeds = set()
     for _ in range(2):

@@ -202,6 +202,13 @@ def test_neutral_values_of_what_cannot_be_done_are_fine(server):
     assert chat(server, **neutral).status == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_watermark_can_be_asked_for_here_too(marking, stream):
+    assert chat(marking, watermark=True, n=2, stream=stream).status == 200
+    generations = marking.engine.generations
+    assert [g.request.sampling.adjustments for g in generations] == [("watermark",)] * 2
+
+
 def test_several_choices_whole_and_streamed(server):
     answers = [("one", -1.0), ("two", -2.0), ("", -3.0)]
     server.says_in_turn(*answers)

@@ -35,6 +35,8 @@ SETS = {
     "cors-allow-origin": ("https://a,https://b", ("https://a", "https://b")),
     "api-key": ("k", ("k",)),
     "disable-grammar-support": ("true", True),
+    "watermark-gamma": ("0.25", 0.25),
+    "watermark-delta": ("1.5", 1.5),
     "max-client-batch-size": ("7", 7),
     "payload-limit": ("7", 7),
     "graceful-termination-timeout": ("7", 7.0),

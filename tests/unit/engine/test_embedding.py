@@ -20,7 +20,8 @@ from tgi_core.contract import (
     StopRule,
     TokenEvent,
 )
-from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import OutOfMemory
 from tgi_core.testing.fake import FakeBackend, FakeShape
 

@@ -41,7 +41,8 @@ from tgi_core.contract import (
     Vocabulary,
 )
 from tgi_core.engine.guidance import Guidance
-from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.step_engine import StepEngine
 from tgi_core.testing.fake import FakeBackend, FakeShape
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.engines import fake_engine
 from tgi_core.contract import Request, StopRule
+from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.loop import serve
-from tgi_core.engine.step_engine import EngineLimits
 from tgi_core.ipc.messages import Cancel, FromEngine, StepDone, Submit, ToEngine
 
 PROMPT_TOKENS = 100

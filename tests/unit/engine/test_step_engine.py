@@ -24,7 +24,8 @@ from tgi_core.contract import (
     TokenEvent,
 )
 from tgi_core.contract.result import HostLogits
-from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import BackendDead, DoesNotFit, OutOfMemory, RowsFailed
 from tgi_core.testing.fake import FakeBackend, FakeShape
 
@@ -319,12 +320,20 @@ class Faulty(FakeBackend):
 
 @pytest.mark.parametrize("fault", ["rows", "memory", "nan", "bug"])
 @pytest.mark.parametrize("steps_in_flight", [1, 2])
-def test_one_bad_request_harms_no_other(fault: str, steps_in_flight: int) -> None:
-    good = [r for r in requests(12) if 99 not in r.prompt]
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "top_p": 0.9}])
+def test_one_bad_request_harms_no_other(
+    fault: str, steps_in_flight: int, sampling: dict[str, Any]
+) -> None:
+    good = [r for r in requests(12, **sampling) if 99 not in r.prompt]
     expected = {k: v for k, v in alone(good).items() if 99 not in v}
     good = [r for r in good if r.request_id in expected]
     assert len(good) > 4
-    bad = Request(request_id="bad", prompt=(5, 99), stop=StopRule(max_new_tokens=4))
+    bad = Request(
+        request_id="bad",
+        prompt=(5, 99),
+        sampling=SamplingParams(**sampling),
+        stop=StopRule(max_new_tokens=4),
+    )
     engine = fake_engine(backend=Faulty(fault, steps_in_flight=steps_in_flight))
     outputs: dict[str, list[int]] = {r.request_id: [] for r in good}
     failed = []

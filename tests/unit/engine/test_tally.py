@@ -33,7 +33,7 @@ def test_steps_are_prefill_or_decode_and_all_are_timed(steps_in_flight: int) -> 
 
 
 def test_a_last_chunk_of_one_token_is_still_prefill() -> None:
-    from tgi_core.engine.step_engine import EngineLimits
+    from tgi_core.engine.limits import EngineLimits
 
     engine = fake_engine(limits=EngineLimits(max_chunk_tokens=4))
     generate(engine, [request("a", range(9), max_new=1)])

@@ -15,7 +15,9 @@ def test_there_are_few_hooks():
 @pytest.mark.parametrize("name", HOOKS)
 def test_each_hook_says_where_it_runs_and_shows_an_example(name):
     text = inspect.getdoc(HOOKS[name])
-    assert text.splitlines()[0].startswith(("API process.", "Engine process.", "Any process."))
+    assert text.splitlines()[0].startswith(
+        ("API process.", "Engine process.", "Any process.", "The process of a command.")
+    )
     assert "Example:" in text
     assert f"def {name}(" in text
 

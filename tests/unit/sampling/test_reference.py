@@ -69,11 +69,12 @@ def test_the_distribution_is_that_of_transformers(
     logits = random_logits(seed)
     expected = kept_by_transformers(logits, params)
     actual = distribution(logits, params)
-    # tokens of equal logits at a cut are told apart by id here and by sort order there
-    differs = ~np.isclose(actual, expected, rtol=2e-3, atol=1e-6)
-    if differs.any():
-        assert np.isclose(np.sort(actual), np.sort(expected), rtol=2e-2, atol=1e-4).all()
-        assert len(set(logits[0, differs].tolist())) == 1
+    # tokens of equal logits at a cut are told apart by id here; there, all or some of them are kept
+    disputed = (actual > 0) != (expected > 0)
+    assert len(set(logits[0, disputed].tolist())) <= 1
+    agreed = (actual > 0) & (expected > 0)
+    ratio = actual[agreed] / expected[agreed]
+    assert np.allclose(ratio, ratio[0] if disputed.any() else 1, rtol=2e-3)
 
 
 def test_repetition_penalty_is_that_of_transformers() -> None:

@@ -54,6 +54,25 @@ def test_any_text_of_a_byte_fallback_vocabulary_streams_unchanged(sentencepiece,
     assert "".join(parts) + rest == text
 
 
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_tokens_of_a_byte_fallback_vocabulary_never_show_half_a_character(sentencepiece, data):
+    """Bytes that make no character are replaced, and no whole one is lost beside them."""
+    whole = st.sampled_from(["é", "😀", "\u4e2d", "h", "i"]).map(
+        lambda char: sentencepiece.encode(char, add_special_tokens=False)
+    )
+    some_bytes = st.lists(st.integers(3, 258), min_size=1, max_size=3)
+    tokens = [t for part in data.draw(st.lists(whole | some_bytes, max_size=10)) for t in part]
+    parts, rest = streamed(sentencepiece, tokens)
+    text = "".join(parts) + rest
+    raw = b"".join(sentencepiece.vocabulary()[token] for token in tokens)
+    assert set(text) - {REPLACEMENT} <= set(raw.decode(errors="replace"))
+    try:
+        assert text == raw.decode()
+    except UnicodeDecodeError:
+        assert REPLACEMENT in text
+
+
 def test_the_space_before_the_first_word_is_kept_after_a_prompt(sentencepiece):
     (word,) = sentencepiece.encode("\u2581hi", add_special_tokens=False)
     assert streamed(sentencepiece, [word], before=[word]) == ([" hi"], "")

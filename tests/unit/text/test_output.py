@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tgi_core.contract import FinishReason, TokenEvent, TopToken
 from tgi_core.text.output import Ending, Output
 from tgi_core.text.stops import CutStop, KeepStop
@@ -56,3 +62,33 @@ def test_logprobs_and_top_tokens_stay_with_their_token(byte_level):
     top = ((TopToken(token=1, logprob=-1.0),), (TopToken(token=2, logprob=-2.0),))
     first, second = output.push(tokens_event([1, 2], logprobs=(-1.0, -2.0), top=top))
     assert (first.logprob, first.top, second.logprob, second.top) == (-1.0, top[0], -2.0, top[1])
+
+
+WRITTEN = "hi é😀¶ðß\u4e2d\u200d"
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+@pytest.mark.parametrize("filter_class", [CutStop, KeepStop])
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_characters_and_stop_strings_survive_every_division_into_tokens_and_events(
+    kind, filter_class, data, request
+):
+    """Bytes of a character in several tokens, stop strings over borders of both."""
+    tokenizer = request.getfixturevalue(kind)
+    text = data.draw(st.text(WRITTEN, max_size=25))
+    stops = data.draw(st.lists(st.text(WRITTEN, min_size=1, max_size=3), max_size=3))
+    tokens = encode(tokenizer, text.replace(" ", "\u2581") if kind == "sentencepiece" else text)
+    cuts = data.draw(st.lists(st.integers(0, len(tokens)), max_size=8))
+    borders = sorted({0, len(tokens), *cuts})
+    output = Output(tokenizer, encode(tokenizer, "hi"), filter_class(stops))
+    shown = ""
+    for begin, end in pairwise(borders):
+        finish = FinishReason.LENGTH if end == len(tokens) else None
+        pieces = output.push(tokens_event(tokens[begin:end], finish=finish))
+        shown += "".join(piece.shown for piece in pieces)
+        if output.ending:
+            break
+    ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    end = min(ends, default=(len(text), len(text)))
+    assert shown == text[: end[1] if filter_class is CutStop else end[0]]

@@ -84,16 +84,13 @@ def _wishes(
         prompt_logprobs=parameters.decoder_input_details,
         top_n_tokens=parameters.top_n_tokens,
         grammar=to_grammar(parameters.grammar),
+        watermark=parameters.watermark,
     )
 
 
 def _refuse_unsupported(parameters: GenerateParameters) -> None:
-    for name, wanted in (
-        ("adapter_id", parameters.adapter_id is not None),
-        ("watermark", parameters.watermark),
-    ):
-        if wanted:
-            raise ValidationError(f"`{name}` is not supported by this server")
+    if parameters.adapter_id is not None:
+        raise ValidationError("`adapter_id` is not supported by this server")
 
 
 def full_text_prefix(request: GenerateRequest, *, unsaid: bool) -> str:

@@ -178,6 +178,7 @@ def _wishes(
         num_choices=num_choices,
         top_n_tokens=num_top,
         grammar=format_or_grammar(request.response_format, request.grammar),
+        watermark=bool(request.watermark),
     )
 
 
@@ -189,12 +190,8 @@ def _logit_bias(request: SamplingFields) -> dict[int, float]:
 
 
 def _refuseunsupported(request: SamplingFields) -> None:
-    for name, wanted in (
-        ("adapter_id", request.adapter_id is not None),
-        ("watermark", bool(request.watermark)),
-    ):
-        if wanted:
-            raise unsupported(name)
+    if request.adapter_id is not None:
+        raise unsupported("adapter_id")
 
 
 def unsupported(name: str) -> ValidationError:

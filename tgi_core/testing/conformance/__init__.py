@@ -24,6 +24,7 @@ for _group in (
     "lifecycle",
     "limits",
     "runner",
+    "samplers",
     "sampling",
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_group}")
@@ -36,9 +37,10 @@ from tgi_core.testing.conformance.honesty import HonestyPromises  # noqa: E402
 from tgi_core.testing.conformance.lifecycle import LifecyclePromises  # noqa: E402
 from tgi_core.testing.conformance.limits import LimitPromises  # noqa: E402
 from tgi_core.testing.conformance.reference import ReferencePromises  # noqa: E402
+from tgi_core.testing.conformance.samplers import SamplerConformance  # noqa: E402
 from tgi_core.testing.conformance.sampling import SamplingPromises  # noqa: E402
 
-__all__ = ["BackendConformance"]
+__all__ = ["BackendConformance", "SamplerConformance"]
 
 
 class BackendConformance(

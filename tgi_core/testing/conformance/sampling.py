@@ -5,23 +5,17 @@ Also of those that keep two steps in flight, where a step names tokens that nobo
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from tgi_core.contract import SampledTokens, SamplesOnDevice, SamplingBatch
-from tgi_core.sampling import reference
+from tgi_core.contract import SamplesOnDevice
 from tgi_core.testing.conformance.comparison import Comparison
 from tgi_core.testing.conformance.promises import Promises, require
-from tgi_core.testing.conformance.runner import Logits, Row, Runner
+from tgi_core.testing.conformance.runner import Row, Runner
+from tgi_core.testing.conformance.samplers import choose, compare
 from tgi_core.testing.conformance.wishes import WISHES, greedy_batch, random_batch
-
-_NUDGE = 1e-4
-"""Share of a row's probability by which a device's float32 sums may be off."""
-_LOGPROB_ATOL = 1e-3
 
 
 class SamplingPromises(Promises):
@@ -40,8 +34,8 @@ class SamplingPromises(Promises):
             pending = runner.launch(*rows)
             logits = np.concatenate(runner.read(pending, *rows))
             batch = random_batch(rng, len(seqs), runner.capabilities.vocab_size, wish)
-            want, firm = _reference(logits, batch)
-            _check(sampler.sample(pending, batch).wait(), want, firm, batch)
+            want, firm = choose(logits, batch)
+            compare(sampler.sample(pending, batch).wait(), want, firm, batch)
             compared += int(firm.sum())
             total += len(firm)
         assert compared * 2 > total, "too few rows are clear of rounding; is the model degenerate?"
@@ -93,46 +87,3 @@ def _feed_some(runner: Runner) -> list[int]:
         seqs.append(runner.new())
         runner.feed(seqs[-1], runner.prompt(3 + len(seqs), len(seqs)))
     return seqs
-
-
-def _reference(logits: Logits, batch: SamplingBatch) -> tuple[SampledTokens, NDArray[np.bool_]]:
-    """What the reference chooses, and bool (L,): where rounding cannot change it.
-
-    A draw that two tokens win as good as together, or a limit that a token just reaches, may
-    fall either way on a device that adds in another order. Such rows are not compared.
-    """
-    want = reference.sample(logits.copy(), batch)
-    firm = np.ones(batch.num_rows, np.bool_)
-    for sign in (-_NUDGE, _NUDGE):
-        for nudged in (
-            replace(batch, top_p=_below_one(batch.top_p, sign)),
-            replace(batch, typical_p=_below_one(batch.typical_p, sign)),
-            replace(batch, min_p=batch.min_p * np.float32(1 + sign)),
-        ):
-            other = reference.sample(logits.copy(), nudged)
-            firm &= (other.ids == want.ids) & _near(other.logprobs, want.logprobs)
-        warmer = replace(batch, temperature=batch.temperature * np.float32(1 + sign))
-        firm &= reference.sample(logits.copy(), warmer).ids == want.ids
-    return want, firm
-
-
-def _below_one(values: NDArray[np.float32], by: float) -> NDArray[np.float32]:
-    """Moves the values below 1, which alone have an effect."""
-    return np.where(values < 1, np.clip(values + np.float32(by), 0, 1), values).astype(np.float32)
-
-
-def _near(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(np.isclose(one, other, rtol=0, atol=_LOGPROB_ATOL, equal_nan=True))
-
-
-def _check(
-    got: SampledTokens, want: SampledTokens, firm: NDArray[np.bool_], batch: SamplingBatch
-) -> None:
-    assert got.ids.dtype == np.int32 and got.ids.shape == want.ids.shape
-    assert got.ids[firm].tolist() == want.ids[firm].tolist()
-    asked = firm & batch.logprobs & (want.ids >= 0)
-    assert _near(got.logprobs, want.logprobs)[asked].all(), "log-probabilities differ"
-    asked = firm & (batch.num_top > 0) & (want.ids >= 0)
-    assert got.top_ids.shape == want.top_ids.shape, "one column for each of the most wanted"
-    assert got.top_ids[asked].tolist() == want.top_ids[asked].tolist()
-    assert _near(got.top_logprobs, want.top_logprobs)[asked].all(), "top log-probabilities differ"

@@ -110,10 +110,20 @@ def _bias(rng: Rng, batch: SamplingBatch, vocab_size: int) -> SamplingBatch:
 def _mask(rng: Rng, batch: SamplingBatch, vocab_size: int) -> SamplingBatch:
     rows = np.flatnonzero(rng.random(batch.num_rows) < 0.7).astype(np.int32)
     share = rng.choice([0.0, 0.02, 0.3, 0.9], len(rows), p=[0.1, 0.3, 0.3, 0.3])
-    words = batch.mask.shape[1]
-    allowed = rng.random((len(rows), words * 32)) < share[:, None]
-    packed = np.packbits(allowed, axis=1, bitorder="little").view("<u4").astype(np.uint32)
-    return replace(batch, mask_rows=rows, mask=packed.view(np.int32))
+    return replace(batch, mask_rows=rows, mask=_packed(rng, share, batch.mask.shape[1]))
+
+
+def _boost(rng: Rng, batch: SamplingBatch, vocab_size: int) -> SamplingBatch:
+    # some rows with two sets: both values count
+    rows = np.sort(rng.integers(0, batch.num_rows, batch.num_rows)).astype(np.int32)
+    values = rng.choice([2.0, -3.0, -np.inf], len(rows), p=[0.5, 0.3, 0.2])
+    share = rng.choice([0.02, 0.5], len(rows))
+    return replace(
+        batch,
+        boost_rows=rows,
+        boost=_packed(rng, share, batch.mask.shape[1]),
+        boost_values=values.astype(np.float32),
+    )
 
 
 def _top_tokens(rng: Rng, batch: SamplingBatch, vocab_size: int) -> SamplingBatch:
@@ -135,6 +145,7 @@ _WISHES: dict[str, Callable[[Rng, SamplingBatch, int], SamplingBatch]] = {
     "penalties": _penalties,
     "bias": _bias,
     "mask": _mask,
+    "boost": _boost,
     "top_tokens": _top_tokens,
     "forced": _forced,
 }
@@ -146,6 +157,13 @@ def _some(rng: Rng, batch: SamplingBatch, values: list[float]) -> NDArray[np.flo
     """float32 (L,): the neutral first value for a third of the rows."""
     neutral = rng.random(batch.num_rows) < 0.3
     return np.where(neutral, values[0], rng.choice(values[1:], batch.num_rows)).astype(np.float32)
+
+
+def _packed(rng: Rng, share: NDArray[np.float64], words: int) -> NDArray[np.int32]:
+    """int32 (rows, words): random sets of tokens, each with about this share of all."""
+    chosen = rng.random((len(share), words * 32)) < share[:, None]
+    packed = np.packbits(chosen, axis=1, bitorder="little").view("<u4").astype(np.uint32)
+    return packed.view(np.int32)
 
 
 def _begins(sizes: NDArray[np.int64]) -> NDArray[np.int32]:
