@@ -46,7 +46,8 @@ def _boost(scores: NDArray[np.float32], words: NDArray[np.int32], value: np.floa
         # a tenth of the time of adding where a token is chosen
         scores += np.multiply(chosen, value, dtype=np.float32)
     else:
-        scores[chosen] += value
+        with np.errstate(invalid="ignore"):  # a logit of inf becomes NaN, which fails the row
+            scores[chosen] += value
 
 
 def _bits(words: NDArray[np.int32], vocab: int) -> NDArray[np.bool_]:

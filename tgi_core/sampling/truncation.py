@@ -25,17 +25,18 @@ class Candidates:
     ids: NDArray[np.intp]
     """(C,), ascending."""
     logits: NDArray[np.float32]
-    """float32 (C,), divided by the temperature."""
+    """float32 (C,), divided by the temperature. Where some are infinite, these are 0 instead and
+    the others -inf: they share all."""
     weights: NDArray[np.float32]
-    """float32 (C,): probabilities up to a factor, 1 for the most probable token of the row.
-    Infinite logits share all."""
+    """float32 (C,): probabilities up to a factor, 1 for the most probable token of the row."""
 
     @classmethod
     def of(cls, ids: NDArray[np.intp], logits: NDArray[np.float32]) -> Candidates:
         """Those that are left of a row, its most probable token among them."""
         highest = logits.max()
         if np.isinf(highest):
-            return cls(ids, logits, (logits == highest).astype(np.float32))
+            logits = np.where(logits == highest, np.float32(0), np.float32(-np.inf))
+            highest = np.float32(0)
         weights = logits - highest
         return cls(ids, logits, np.exp(weights, out=weights))
 

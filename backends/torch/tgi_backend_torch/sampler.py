@@ -135,6 +135,10 @@ def _choose(logits: Tensor, best: Tensor, rows: _Rows, move: Move) -> DeviceToke
     """
     scores = logits / move(rows.temperature)[:, None]
     highest = scores.amax(1, keepdim=True)
+    # infinite ones share all, as in the reference
+    share = torch.where(scores == highest, 0.0, -torch.inf)
+    scores = torch.where(highest.isposinf(), share, scores)
+    highest = highest.masked_fill(highest.isposinf(), 0.0)
     _truncate(scores, highest, rows, move)
     weights = _weights(scores, highest)
     ids = best
@@ -227,7 +231,7 @@ def _nucleus(
     scores: Tensor, highest: Tensor, rows: _Rows, which: NDArray[np.intp], move: Move
 ) -> Tensor:
     """Shortest prefix, most probable first, whose mass reaches top_p."""
-    weights, order = _weights(scores, highest).sort(dim=1, descending=True, stable=True)
+    weights, order = _weights(scores, highest).sort(stable=True, dim=1, descending=True)
     mass = weights.cumsum(1, dtype=torch.float64)
     below = mass < move(rows.top_p[which])[:, None] * mass[:, -1:]
     return _prefix(order, below)
@@ -248,7 +252,7 @@ def _typical(
     p /= p.sum(1, keepdim=True)
     surprise = -p.log()
     entropy = torch.where(p > 0, p * surprise, 0.0).sum(1, keepdim=True)
-    order = (surprise - entropy).abs().sort(dim=1, stable=True).indices
+    order = (surprise - entropy).abs().sort(stable=True, dim=1).indices
     mass = p.gather(1, order).cumsum(1)
     return _prefix(order, mass < move(rows.typical_p[which])[:, None])
 
@@ -261,9 +265,8 @@ def _prefix(order: Tensor, below: Tensor) -> Tensor:
 
 
 def _weights(scores: Tensor, highest: Tensor) -> Tensor:
-    """float32 (D, vocab): probabilities up to a factor. Infinite scores share all."""
-    weights = (scores - highest).exp_()
-    return torch.where(highest.isinf(), (scores == highest).float(), weights)
+    """float32 (D, vocab): probabilities up to a factor."""
+    return (scores - highest).exp_()
 
 
 def _draw(weights: Tensor, row_keys: Tensor) -> Tensor:

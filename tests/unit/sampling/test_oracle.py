@@ -88,8 +88,8 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 def same_logprobs(candidates: Candidates, scores: np.ndarray) -> None:
     """Of tokens that both kept, up to the mass of the few that only one of them did."""
-    mine = candidates.logits - log_normalizer(candidates)
-    hers = torch.log_softmax(torch.from_numpy(scores), -1).numpy()[candidates.ids]
+    mine = candidates.logits.astype(np.float64) - log_normalizer(candidates)
+    hers = torch.log_softmax(torch.from_numpy(scores).double(), -1).numpy()[candidates.ids]
     both = np.isfinite(hers) & np.isfinite(mine)
     np.testing.assert_allclose(mine[both], hers[both], rtol=1e-4, atol=1e-3)
 
@@ -118,9 +118,11 @@ def test_infinite_logits_win_where_transformers_has_only_nan(temperature: float)
     logits = np.array([1.0, np.inf, -np.inf, np.inf], np.float32)
     assert torch.softmax(torch.from_numpy(logits), -1).isnan().any()
     u = (np.arange(50) + 0.5) / 50
-    batch = batch_of([SamplingParams(temperature=temperature, top_p=0.9)] * 50, uniform=u)
-    chosen = set(sample(np.repeat(logits[None], 50, axis=0), batch).ids.tolist())
-    assert chosen == ({1, 3} if temperature else {1})
+    params = SamplingParams(temperature=temperature, top_p=0.9, num_top=3)
+    result = sample(np.repeat(logits[None], 50, axis=0), batch_of([params] * 50, uniform=u))
+    assert set(result.ids.tolist()) == ({1, 3} if temperature else {1})
+    assert result.top_ids[0].tolist() == [1, 3, -1]
+    np.testing.assert_allclose(result.top_logprobs[0, :2], np.log(0.5), rtol=1e-6)
 
 
 @settings(max_examples=100, deadline=None)

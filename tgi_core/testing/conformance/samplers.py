@@ -64,7 +64,6 @@ class SamplerConformance:
         want, firm = choose(logits, batch)
         got = self.sample(logits.copy(), batch)
         assert (got.ids[want.ids < 0] == -1).all()
-        firm[9] = False  # the log-probability of an infinite logit is no number
         compare(got, want, firm | (want.ids < 0), batch)
 
     def test_a_large_vocabulary(self) -> None:
