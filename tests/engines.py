@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ def fake_engine(
     limits: EngineLimits | None = None,
     backend: FakeBackend | None = None,
     policy: QueuePolicy | None = None,
+    max_adapters: int | None = None,
     **shape: Any,
 ) -> StepEngine:
     backend = backend or FakeBackend(FakeShape(**shape))
     engine = StepEngine(backend, policy or FirstComeFirstServed(), limits)
-    engine.start(LOAD, no_progress)
+    engine.start(replace(LOAD, max_adapters=max_adapters), no_progress)
     return engine
 
 
@@ -86,7 +88,7 @@ def generate(
         for request in todo[:per_step]:
             engine.submit(request)
         del todo[:per_step]
-        for event in engine.poll(0):
+        for event in engine.poll(0.001):
             if isinstance(event, TokenEvent):
                 outputs[event.request_id] += event.tokens
                 if event.request_id in cancel and len(outputs[event.request_id]) == 3:

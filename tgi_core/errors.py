@@ -16,6 +16,7 @@ TgiError
 │   ├── Unsupported             asked for something that the capabilities exclude
 │   ├── OutOfMemory             this step does not fit; the cache is unchanged
 │   ├── RowsFailed              these rows failed; their cache is undefined
+│   ├── BadAdapter              the files are no adapter of this model
 │   └── BackendDead             the device is gone
 └── SetupError              the server cannot start; one paragraph and an exit code
     ├── UsageError              a bad flag or setting
@@ -117,6 +118,10 @@ class RowsFailed(BackendError):
         super().__init__(message)
         self.rows = tuple(rows)
         """Indices into `Step.seq`. What the cache holds of them is undefined; core releases it."""
+
+
+class BadAdapter(BackendError):
+    """An adapter cannot be used: says what of it is wrong. The model is as it was."""
 
 
 class BackendDead(BackendError):

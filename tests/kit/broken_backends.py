@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tgi_core.contract import (
+    AdapterRows,
     BackendSpec,
     BlockPool,
     BlockTables,
@@ -24,11 +25,12 @@ from tgi_core.contract import (
     Probe,
     Verdict,
 )
-from tgi_core.errors import Unsupported
+from tgi_core.errors import BadAdapter, Unsupported
 from tgi_core.sampling import reference
 from tgi_core.testing.conformance import BackendConformance
 from tgi_core.testing.conformance.runner import Runner
 from tgi_core.testing.fake import FakeBackend, FakeShape
+from tgi_core.testing.models import write_fake_adapter
 
 SHAPE = FakeShape(
     vocab_size=96,
@@ -329,6 +331,61 @@ class HearsNoOptions(FaultyBackend):
         return super().load(replace(request, options={}), progress)
 
 
+# Adapters
+
+
+class IgnoresAdapters(FaultyBackend):
+    def step(self, step):
+        return super().step(replace(step, adapter=None))
+
+
+class GivesAllRowsTheFirstAdapter(FaultyBackend):
+    def step(self, step):
+        if step.adapter is not None:
+            first = np.full_like(step.adapter, step.adapter[step.adapter > 0][0])
+            step = replace(step, adapter=first)
+        return super().step(step)
+
+
+class GivesDecodingRowsNoAdapter(FaultyBackend):
+    """The graph for single tokens was compiled without."""
+
+    def step(self, step):
+        if (step.n == 1).all():
+            step = replace(step, adapter=None)
+        return super().step(step)
+
+
+class KeepsTheOldAdapterAtAPlace(FaultyBackend):
+    def set_adapter(self, place, adapter):
+        old = self._adapters.get(place)
+        super().set_adapter(place, old if old is not None and adapter is not None else adapter)
+
+
+class AdaptsTheBaseModelToo(FaultyBackend):
+    """An adapter is merged into the weights when it comes."""
+
+    def step(self, step):
+        if 1 in self._adapters and step.adapter is None:
+            step = replace(step, adapter=np.ones(step.num_rows, np.int32))
+        return super().step(step)
+
+
+class TakesAnythingForAnAdapter(FaultyBackend):
+    def read_adapter(self, path):
+        try:
+            return super().read_adapter(path)
+        except BadAdapter:
+            return 1
+
+
+class ClaimsNoAdapters(FaultyBackend):
+    """But has them."""
+
+    def load(self, request, progress):
+        return replace(super().load(request, progress), adapters=AdapterRows.NONE)
+
+
 # Sampling on the device
 
 
@@ -444,3 +501,9 @@ class TestBrokenBackend(BackendConformance):
     @classmethod
     def load_request(cls) -> LoadRequest:
         return _REQUEST
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapters(cls, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+        folder = tmp_path_factory.mktemp("adapters")
+        return [write_fake_adapter(folder / str(seed), seed) for seed in (1, 2)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tgi_core.contract import (
+    AdapterRows,
     BackendSpec,
     Fork,
     LoadRequest,
@@ -18,6 +19,7 @@ from tgi_core.contract import (
 from tgi_core.testing import fake
 from tgi_core.testing.conformance import BackendConformance
 from tgi_core.testing.fake import FakeBackend, FakeShape
+from tgi_core.testing.models import write_fake_adapter
 
 SMALL = {
     "vocab_size": 96,
@@ -42,6 +44,7 @@ SHAPES = {
     "embeds mean": FakeShape(**SMALL, embedding_size=8, pooling=Pooling.MEAN, mixed=False),
     "embeds first": FakeShape(**SMALL, embedding_size=8, pooling=Pooling.FIRST, chunked=False),
     "only embeds": FakeShape(**SMALL, embedding_size=8, generates=False, chunked=False),
+    "one adapter a step": FakeShape(**SMALL, adapters=AdapterRows.STEP),
     "one row": FakeShape(**{**SMALL, "max_rows": 1}),
 }
 
@@ -55,17 +58,33 @@ def load_request(tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
     )
 
 
+@pytest.fixture(scope="module")
+def adapter_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return [write_fake_adapter(folder / str(seed), seed) for seed in (1, 2)]
+
+
 class TestFake(BackendConformance):
     """As an operator loads it."""
 
     module = "tgi_core.testing.fake"
     package = "tgi_core.testing.fake"
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapters(cls, adapter_folders: list[Path]) -> list[Path]:
+        return adapter_folders
+
 
 class TestFakeShapes(BackendConformance):
     """With abilities that no option gives it."""
 
     module = fake
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapters(cls, adapter_folders: list[Path]) -> list[Path]:
+        return adapter_folders
 
     @pytest.fixture(scope="class", params=SHAPES.values(), ids=SHAPES.keys())
     @classmethod

@@ -10,6 +10,7 @@ COMPLETIONS = "tests/unit/api/test_openai_completions.py::"
 GRAMMAR = "tests/unit/api/test_grammar.py::"
 PROMPTS = "tests/unit/api/test_tool_prompts.py::"
 FORCED = "tests/unit/api/test_forced_calls.py::"
+ADAPTERS = "tests/unit/api/test_adapters.py::"
 CLOUDS = "tests/unit/api/test_clouds.py::"
 COMPAT = "tests/unit/api/test_compat.py::"
 
@@ -41,7 +42,11 @@ REQUESTS: dict[str, Rows] = {
         "stream": yes(GENERATE + "test_the_root_route_streams"),
     },
     "GenerateParameters": {
-        "adapter_id": refused(_REFUSED, "adapters are not served yet; TGI takes any name"),
+        "adapter_id": better(
+            ADAPTERS + "test_adapter_id_chooses_an_adapter",
+            "a name that is not there is an error; in TGI it is the base model",
+            ADAPTERS + "test_an_unknown_adapter_is_an_error_and_not_the_base_model",
+        ),
         "best_of": better(
             GENERATE + "test_the_best_of_several_texts_comes_first",
             "the prompt is computed once, and not once for each text",
@@ -93,8 +98,8 @@ REQUESTS: dict[str, Rows] = {
     "ChatRequest": {
         "messages": yes(CHAT + "test_a_whole_answer"),
         "model": yes(
-            CHAT + "test_any_model_name_is_accepted_and_given_back",
-            "any name is accepted and given back; TGI also looks for an adapter of that name",
+            ADAPTERS + "test_model_chooses_an_adapter_if_there_is_one_of_that_name",
+            "any name is accepted and given back; that of an adapter chooses it",
         ),
         "frequency_penalty": better(
             _CHAT_SAMPLING,

@@ -48,6 +48,11 @@ SPECIAL_FLAGS: dict[str, Row] = {
         "pages may also send `Authorization`",
         "tests/unit/api/test_origins.py::test_a_named_page_may_send_its_key",
     ),
+    "lora-adapters": better(
+        "tests/unit/config/test_adapters.py::test_each_of_tgis_forms_is_read",
+        "prefixes are shared within an adapter; more can be loaded while the server runs",
+        "tests/e2e/test_adapters.py::test_adapters_are_loaded_and_unloaded_while_the_server_runs",
+    ),
     "quantize": yes(_SETS, "the backend says which names it takes"),
     "kv-cache-dtype": yes(_SETS, "the backend says which names it takes"),
     "watermark-gamma": yes(_SETS, _WATERMARK),

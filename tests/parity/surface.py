@@ -48,7 +48,8 @@ ROUTES: dict[str, Row] = {
     ),
     "GET /info": yes(_OPS + "test_info_is_tgis_object"),
     "GET /v1/models": better(
-        _OPS + "test_models_lists_the_one_model", "`created` is true; also `/v1/models/{id}`"
+        _OPS + "test_models_lists_the_one_model",
+        "`created` is true; also adapters, and `/v1/models/{id}`",
     ),
     "GET /health": yes(_READY, _DRAINS),
     "GET /ping": yes(_READY, _DRAINS),

@@ -41,7 +41,7 @@ def create_app(
     """
     options = options or HttpOptions()
     listed = operations(options, dialects)
-    handlers = Handlers(service, listed, options.compat)
+    handlers = Handlers(service, listed, options)
 
     def route(operation: Operation) -> Route:
         endpoint = Endpoint(

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from tgi_core.errors import (
+    BadAdapter,
     EngineError,
     EngineLost,
     GenerationError,
@@ -57,6 +58,10 @@ class UnknownModel(RequestError):
     """No model of this name is served."""
 
 
+class UnknownAdapter(RequestError):
+    """No adapter of this name is loaded."""
+
+
 class Unauthorized(RequestError):
     """The request has no API key, or none of this server's."""
 
@@ -94,6 +99,8 @@ TABLE: dict[type[TgiError], OnWire] = {
     NoInstances: OnWire(422, "Input validation error", Cause.VALIDATION),
     LengthMismatch: OnWire(422, "length mismatch", Cause.VALIDATION),
     NotUtf8: OnWire(422, "utf8", Cause.VALIDATION),
+    BadAdapter: OnWire(422, "validation", Cause.VALIDATION, "The adapter cannot be used: {}"),
+    UnknownAdapter: OnWire(404, "adapter_not_found", Cause.VALIDATION),
     UnknownModel: OnWire(404, "model_not_found", Cause.VALIDATION),
     Unauthorized: OnWire(401, "invalid_api_key", Cause.VALIDATION),
     Overloaded: OnWire(429, "overloaded", Cause.OVERLOADED, "Model is overloaded"),

@@ -29,6 +29,8 @@ class Info(msgspec.Struct):
     version: str
     sha: str | None
     docker_label: str | None
+    adapters: list[str] | msgspec.UnsetType
+    """Names of the adapters that are loaded; TGI tells of none."""
 
 
 class OpsRoutes:
@@ -59,6 +61,7 @@ class OpsRoutes:
     async def info(self, exchange: Exchange) -> None:
         """GET /info."""
         model, limits = self._service.ready_model(), self._service.limits
+        names = model.adapters.names if model.adapters is not None else ()
         await exchange.reply_json(
             Info(
                 model_id=model.model_id,
@@ -77,6 +80,7 @@ class OpsRoutes:
                 version=__version__,
                 sha=None,
                 docker_label=None,
+                adapters=list(names) if names else msgspec.UNSET,
             )
         )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
-from tgi_core.config.settings import Compat, ServerSettings
+from tgi_core.config.settings import AdapterSettings, Compat, ServerSettings
+from tgi_core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class HttpOptions:
     """Vertex AI's name for /vertex."""
     health_route: str | None = None
     """Vertex AI's name for /health."""
+    adapter_folder: Path | None = None
+    """Where adapters may be loaded from at run time; None leaves the routes for it out."""
 
     @property
     def guards_host(self) -> bool:
@@ -38,8 +42,18 @@ class HttpOptions:
         return bool(self.allowed_hosts) or (self.local and not self.api_keys)
 
 
-def http_options(server: ServerSettings) -> HttpOptions:
-    """From the settings."""
+def http_options(server: ServerSettings, adapters: AdapterSettings | None = None) -> HttpOptions:
+    """From the settings.
+
+    Raises:
+        UsageError: whoever reaches the server could load adapters.
+    """
+    folder = adapters.folder if adapters is not None else None
+    if folder is not None and not server.api_key and not _is_loopback(server.host):
+        raise UsageError(
+            f"--lora-folder lets clients load adapters, and --host {server.host} lets other "
+            "machines in: set --api-key, or listen on 127.0.0.1."
+        )
     return HttpOptions(
         api_keys=server.api_key,
         # TGI let any page in, unless it was told which
@@ -49,6 +63,7 @@ def http_options(server: ServerSettings) -> HttpOptions:
         compat=server.compat,
         predict_route=server.aip_predict_route,
         health_route=server.aip_health_route,
+        adapter_folder=folder,
     )
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from uuid import uuid4
 
+from tgi_core.api.adapters import Adapters
 from tgi_core.api.admission import Admission
-from tgi_core.contract import ReasoningParser, Request, Tokenizer, ToolCallParser
+from tgi_core.contract import AdapterRef, ReasoningParser, Request, Tokenizer, ToolCallParser
 from tgi_core.errors import NotReady, ShuttingDown
 from tgi_core.ipc.generation import EngineClient, GrammarCheck
 from tgi_core.observe.requests import Observer
@@ -60,6 +61,8 @@ class ServedModel:
     pipeline_tag: str | None = None
     grammars: GrammarCheck | None = None
     """Looks at grammars before the engine does; None leaves that to the engine."""
+    adapters: Adapters | None = None
+    """None if the engine takes none."""
     compute_type: str = "gpu+optimized"
     """For the header x-compute-type; the default is TGI's."""
 
@@ -155,11 +158,25 @@ async def to_engine_requests(
         request_id=uuid4().hex,
         eos_token_ids=model.tokenizer.eos_token_ids,
         random_seed=secrets.randbits(64),
+        adapter=_adapter(model, wishes),
         trace_parent=trace_parent,
     )
     if first.grammar is not None and model.grammars is not None:
         await model.grammars.check(first.grammar)
     return [first, *(_sibling(first, wishes, place) for place in range(1, wishes.num_choices))]
+
+
+def _adapter(model: ServedModel, wishes: Wishes) -> AdapterRef | None:
+    """The adapter that a client asks for.
+
+    Raises:
+        ValidationError: it asks for one that is not there.
+    """
+    if model.adapters is None:
+        return None
+    if wishes.adapter is not None:
+        return model.adapters.find(wishes.adapter)
+    return model.adapters.get(wishes.model) if wishes.model is not None else None
 
 
 def _sibling(first: Request, wishes: Wishes, place: int) -> Request:

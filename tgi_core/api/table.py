@@ -1,4 +1,7 @@
-"""The table of all routes. The application, the keys, the documentation and the tests go by it."""
+"""The table of all routes. The application, the keys, the documentation and the tests go by it.
+
+More than 400 lines, for it is one table: a reader finds every route in it.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from tgi_core.api.generate.schema import (
     StreamResponse,
     TokenizeToken,
 )
+from tgi_core.api.openai.adapters import LoadLora, UnloadLora
 from tgi_core.api.openai.chat_schema import ChatChunk, ChatCompletion, ChatRequest
 from tgi_core.api.openai.completion_schema import Completion, CompletionRequest
 from tgi_core.api.openai.models import ModelInfo, ModelsInfo
@@ -42,7 +46,17 @@ def operations(options: HttpOptions, dialects: Sequence[Dialect] = ()) -> tuple[
     Raises:
         PluginConflict: a dialect wants an address that core answers.
     """
-    fixed = (*_GENERATING, *_MODELS, _METRICS, *_PROBES, *_CLOUDS, *_KSERVE_OPENAI, *_DOCS)
+    adapters = _ADAPTERS if options.adapter_folder is not None else ()
+    fixed = (
+        *_GENERATING,
+        *_MODELS,
+        *adapters,
+        _METRICS,
+        *_PROBES,
+        *_CLOUDS,
+        *_KSERVE_OPENAI,
+        *_DOCS,
+    )
     taken = {(operation.method, operation.path) for operation in fixed}
     named = tuple(aip for aip in _aip(options) if (aip.method, aip.path) not in taken)
     taken |= {(operation.method, operation.path) for operation in named}
@@ -171,6 +185,30 @@ _MODELS = (
         Group.OPENAI,
         "Describes one model.",
         response=ModelInfo,
+    ),
+)
+
+
+_ADAPTERS = (
+    Operation(
+        "POST",
+        "/v1/load_lora_adapter",
+        lambda to: to.adapters.load,
+        Group.OPENAI,
+        "Loads an adapter, as in vLLM. Only with --lora-folder.",
+        request=LoadLora,
+        response=str,
+        media_type="text/plain",
+    ),
+    Operation(
+        "POST",
+        "/v1/unload_lora_adapter",
+        lambda to: to.adapters.unload,
+        Group.OPENAI,
+        "Unloads an adapter, as in vLLM. Only with --lora-folder.",
+        request=UnloadLora,
+        response=str,
+        media_type="text/plain",
     ),
 )
 

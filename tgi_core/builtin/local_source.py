@@ -43,6 +43,8 @@ def model_format(path: Path) -> ModelFormat:
     if (path / "config.json").is_file():
         has_weights = any(path.glob("*.safetensors"))
         return ModelFormat.SAFETENSORS if has_weights else ModelFormat.OTHER
+    if (path / "adapter_config.json").is_file():
+        return ModelFormat.ADAPTER
     ggufs = sorted(path.glob("*.gguf"))
     if ggufs:
         names = ", ".join(p.name for p in ggufs[:4])

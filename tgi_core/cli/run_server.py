@@ -10,21 +10,25 @@ import logging
 import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
+from tgi_core.api.adapters import Adapters
 from tgi_core.api.app import create_app
 from tgi_core.api.options import http_options
 from tgi_core.api.service import ApiLimits, ServedModel, Service
 from tgi_core.builtin import hub_source, local_source, reasoning_parsers, tool_parsers
+from tgi_core.cli.adapters import load_adapters
 from tgi_core.cli.daemon import in_daemon, leave_at_once_if_busy
 from tgi_core.cli.http_server import HTTPServer, bind
 from tgi_core.cli.termination import Termination, end
+from tgi_core.config.adapters import wanted_adapters
 from tgi_core.config.settings import PluginSettings, ServerSettings, Settings, TraceSettings
-from tgi_core.contract import EngineInfo, LoadRequest, ModelFiles, RequestSink, Tokenizer
+from tgi_core.contract import EngineInfo, Feature, LoadRequest, ModelFiles, RequestSink, Tokenizer
 from tgi_core.engine.supervise import Supervisor
 from tgi_core.engine.trials import GrammarTrials
-from tgi_core.errors import BadModel, EngineLost, UsageError
+from tgi_core.errors import BadModel, EngineLost, UnsupportedModel, UsageError
 from tgi_core.ipc.generation import GrammarCheck
 from tgi_core.ipc.messages import Loading, Start
 from tgi_core.observe.progress import ProgressDisplay
@@ -59,6 +63,7 @@ def run_server(settings: Settings) -> int:
 async def _serve(settings: Settings, listening: socket.socket) -> int:
     plugins = _load_plugins(settings.plugins)
     _check_parsers(settings.server, plugins)
+    wanted = wanted_adapters(settings.adapters.wanted or "")
     display = ProgressDisplay()
 
     def show(progress: Loading) -> None:
@@ -70,7 +75,9 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         limits=_api_limits(settings.server),
         observer=Observer(_sinks(plugins, settings.traces)),
     )
-    http = HTTPServer(create_app(service, plugins.routes(), http_options(settings.server)))
+    http = HTTPServer(
+        create_app(service, plugins.routes(), http_options(settings.server, settings.adapters))
+    )
     termination = Termination(service, http, settings.server.graceful_termination_timeout_s)
     began = monotonic()
     first_ready = asyncio.Event()
@@ -98,7 +105,17 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         assert supervisor.info is not None  # it is ready
         trials = _grammar_trials(settings, tokenizer, supervisor, ending)
         info = supervisor.info
-        service.serve(_served_model(settings, plugins, files, info, tokenizer, trials))
+        model = _served_model(settings, plugins, files, info, tokenizer, trials)
+        if Feature.ADAPTER in info.features:
+            adapters = Adapters(supervisor, model.model_id, settings.adapters.max_known)
+            model = replace(model, adapters=adapters)
+            await load_adapters(adapters, wanted, plugins)
+        elif wanted:
+            raise UnsupportedModel(
+                f"the backend {supervisor.backend} holds no adapters: leave out --lora-adapters, "
+                "merge the adapter into the model, or choose another backend with --backend."
+            )
+        service.serve(model)
         host, port = listening.getsockname()[:2]
         logger.info("serving %s on http://%s:%d", settings.model.reference, host, port)
 
@@ -174,6 +191,8 @@ def _start_message(settings: Settings, files: ModelFiles) -> Start:
             max_step_tokens=scheduling.max_step_tokens,
             cache_tokens=model.cache_tokens,
             num_threads=model.num_threads,
+            max_adapters=settings.adapters.max_held,
+            max_adapter_rank=settings.adapters.max_rank,
             options=model.options,
         ),
         backend=model.backend,

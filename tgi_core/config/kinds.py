@@ -136,6 +136,7 @@ def _read_route(text: str) -> str:
 
 TEXT = Kind("TEXT", str)
 NAME = Kind("NAME", str)
+ADAPTERS = Kind("NAME=PATH,...", str)
 FOLDER = Kind("FOLDER", lambda text: Path(text).expanduser())
 COUNT = whole_number(1)
 PORT = Kind("PORT", whole_number(0, 65535).read)

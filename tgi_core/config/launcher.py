@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tgi_core.config.adapters import wanted_adapters
 from tgi_core.config.options import PREFIX, Option, upper_snake
 from tgi_core.config.settings import OPTIONS
 from tgi_core.config.sources import DEFAULT, Chosen
 from tgi_core.config.tgi_flags import ALSO, FLAGS, IDLE_VARIABLES, SHORT, TgiFlag
-from tgi_core.errors import ArgumentValidation, NotEnoughCUDADevices
+from tgi_core.errors import ArgumentValidation, NotEnoughCUDADevices, UsageError
 
 _SERVE = {option.name: option for option in OPTIONS}
 _PLACE = ("text-generation-launcher", "")
 _SAGEMAKER_PORT = 8080
 _LEVELS = {"trace": "DEBUG", "debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
 _OURS = re.compile(r"text_generation(_router|_launcher)?|tgi_core")
-_ADAPTER = re.compile(r"[^=@]+(=[^=@]+)?(@[^=@]+)?")
 _AS_TGI = {"compat": "tgi"}
 """Options whose default follows TGI if the server is started by TGI's command."""
 
@@ -122,9 +122,10 @@ def check(chosen: Mapping[str, Chosen]) -> None:
         raise ArgumentValidation(
             f"`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {total} and {batch}"
         )
-    for adapter in (value["lora-adapters"] or "").split(","):
-        if adapter.strip() and not _ADAPTER.fullmatch(adapter.strip()):
-            raise ArgumentValidation(f"Invalid LoRA adapter format: {adapter.strip()}")
+    try:
+        wanted_adapters(value["lora-adapters"] or "")
+    except UsageError as error:
+        raise ArgumentValidation(str(error)) from error
     for flag in FLAGS:
         if flag.refused is not None and value[flag.name] is not None:
             raise ArgumentValidation(f"{chosen[flag.name].origin} is not supported: {flag.refused}")

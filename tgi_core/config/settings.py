@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from tgi_core.config.kinds import (
+    ADAPTERS,
     COUNT,
+    FOLDER,
     KEY,
     NAME,
     PAIRS,
@@ -110,6 +113,32 @@ class WatermarkSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    """Which adapters requests may ask for."""
+
+    wanted: str | None = setting(
+        None,
+        ADAPTERS,
+        "adapters to serve beside the model: ID, ID@REVISION, NAME=PATH, NAME=PATH@REVISION",
+        flag="lora-adapters",
+    )
+    max_held: int = setting(
+        8, COUNT, "most adapters in memory at once; requests for others wait", flag="max-loras"
+    )
+    max_known: int = setting(
+        64, COUNT, "most adapters that requests may name", flag="max-lora-adapters"
+    )
+    max_rank: int = setting(256, COUNT, "highest rank of an adapter", flag="max-lora-rank")
+    folder: Path | None = setting(
+        None,
+        FOLDER,
+        "lets clients load and unload adapters that lie in it; needs --api-key if other machines "
+        "can reach the server",
+        flag="lora-folder",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """Where and how much to serve."""
 
@@ -198,6 +227,7 @@ class Settings:
     scheduling: SchedulingSettings
     guidance: GuidanceSettings
     watermark: WatermarkSettings
+    adapters: AdapterSettings
     server: ServerSettings
     logs: LogSettings
     traces: TraceSettings

@@ -144,7 +144,7 @@ FLAGS: tuple[TgiFlag, ...] = (
     ),
     _same("disable-grammar-support"),
     _same("max-client-batch-size"),
-    TgiFlag(name="lora-adapters", refused="adapters are not served yet"),
+    _same("lora-adapters"),
     TgiFlag(
         name="usage-stats",
         default="on",

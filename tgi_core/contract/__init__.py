@@ -1,5 +1,6 @@
 """All that a backend or plugin may know of core: plain data and protocols, on numpy alone."""
 
+from tgi_core.contract.adapters import AdapterRef, HoldsAdapters, version_of
 from tgi_core.contract.adjustment import Adjustment, Boost
 from tgi_core.contract.backend import (
     BackendKind,
@@ -42,6 +43,7 @@ from tgi_core.contract.dialect import (
 from tgi_core.contract.embedding import Embedding, Embeds, Pooling, pooled
 from tgi_core.contract.engine import Engine, EngineInfo
 from tgi_core.contract.events import (
+    AdapterLoaded,
     Event,
     FinishReason,
     PromptEmbedded,
@@ -77,6 +79,8 @@ __all__ = [
     "ANY_LENGTH",
     "CONTRACT",
     "DURATION_BOUNDS_S",
+    "AdapterLoaded",
+    "AdapterRef",
     "AdapterRows",
     "Adjustment",
     "BackendKind",
@@ -114,6 +118,7 @@ __all__ = [
     "GrammarKind",
     "GuidanceEngine",
     "Handler",
+    "HoldsAdapters",
     "HostLogits",
     "HttpReply",
     "HttpRequest",
@@ -163,5 +168,6 @@ __all__ = [
     "check_contract",
     "choose_sizes",
     "pooled",
+    "version_of",
     "warm_up_with",
 ]

@@ -17,6 +17,9 @@ class ModelFormat(Enum):
 
     SAFETENSORS = "safetensors"
     """A Hugging Face folder: config.json and *.safetensors."""
+    ADAPTER = "adapter"
+    """An adapter for a model: a folder of PEFT with adapter_config.json. It is served beside its
+    model."""
     GGUF = "gguf"
     """One file in llama.cpp's format."""
     OTHER = "other"
@@ -74,6 +77,10 @@ class LoadRequest:
     cache_tokens: int | None = None
     """Size of the KV cache."""
     num_threads: int | None = None
+    max_adapters: int | None = None
+    """Most adapters that are held at once."""
+    max_adapter_rank: int | None = None
+    """Adapters of a higher rank are refused."""
     options: Mapping[str, str] = field(default_factory=dict)
     """`--backend-option KEY=VALUE`: the backend's own settings. Unknown keys must be refused."""
 

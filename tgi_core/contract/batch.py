@@ -32,7 +32,8 @@ class Step:
     out: IntArray
     """int32 (L,), ascending indices into `tokens` whose logits are wanted; may be empty."""
     adapter: IntArray | None = None
-    """int32 (R,), 0 is the base model; None if all are."""
+    """int32 (R,): the place of each row's adapter (`HoldsAdapters`), 0 for the base model; None if
+    all are 0."""
     embeds: NDArray[np.float32] | None = None
     """float32 (K, hidden): vectors that replace the tokens at `embeds_at`."""
     embeds_at: IntArray | None = None

@@ -39,10 +39,11 @@ class AdapterRows(Enum):
     """How adapters may be mixed in one step."""
 
     NONE = "none"
+    """There are none."""
     STEP = "step"
-    """All rows of a step use the same adapter."""
+    """All rows of a step have the same one, or none."""
     ROW = "row"
-    """Each row has its own."""
+    """Each row has its own, or none."""
 
 
 class Modality(Enum):
@@ -90,6 +91,7 @@ class Capabilities:
     all, () for no drafts. Drafts need `logits` ALL."""
     logits: LogitsRows = LogitsRows.LAST
     adapters: AdapterRows = AdapterRows.NONE
+    """How rows may differ in their adapters. Any but NONE needs `HoldsAdapters`."""
     modalities: frozenset[Modality] = frozenset({Modality.TEXT})
     generates: bool = True
     """False for encoders: `step` is never called, and `chunked` says whether `embed` takes a text

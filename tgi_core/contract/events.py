@@ -1,9 +1,11 @@
-"""What an engine reports about its requests."""
+"""What an engine reports about its requests, and about adapters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+
+from tgi_core.contract.adapters import AdapterRef
 
 
 class FinishReason(Enum):
@@ -79,4 +81,13 @@ class RequestFailed:
     """The request asked for something impossible, so that trying again cannot help."""
 
 
-Event = TokenEvent | RequestStarted | PromptScored | PromptEmbedded | RequestFailed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLoaded:
+    """The answer to a wish to load an adapter, in no particular order with the other events."""
+
+    adapter: AdapterRef
+    fault: str | None = None
+    """Why it cannot be used."""
+
+
+Event = TokenEvent | RequestStarted | PromptScored | PromptEmbedded | RequestFailed | AdapterLoaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from tgi_core.contract.adapters import AdapterRef
 from tgi_core.contract.sampling import SamplingParams
 
 
@@ -74,11 +75,12 @@ class Request:
     embedding: bool = False
     """The prompt's vector is wanted, and no token."""
     grammar: Grammar | None = None
-    adapter: str | None = None
+    adapter: AdapterRef | None = None
+    """None is the base model."""
     priority: int = 0
     """Higher is served first, where the queue policy looks at it."""
     cache_salt: str = ""
-    """Only requests of one salt share prefixes."""
+    """Only requests of one salt, and of one adapter, share prefixes."""
     deadline_s: float | None = None
     """Seconds since the epoch after which nobody wants the answer."""
     trace_parent: str | None = None

@@ -50,12 +50,14 @@ def build_embedding(plan: StepPlan) -> Step:
 
 
 def _step(plan: StepPlan, tokens: list[int], out: list[int]) -> Step:
+    places = [row.sequence.adapter_place for row in plan.rows]
     return Step(
         seq=np.array([row.sequence.seq for row in plan.rows], np.int32),
         past=np.array([row.begin for row in plan.rows], np.int32),
         n=np.array([row.num_tokens for row in plan.rows], np.int32),
         tokens=np.array(tokens, np.int32),
         out=np.array(out, np.int32),
+        adapter=np.array(places, np.int32) if any(places) else None,
     )
 
 

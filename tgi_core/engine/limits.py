@@ -36,9 +36,19 @@ class EngineLimits:
 
 
 def engine_info(
-    capabilities: Capabilities, *, guided: bool = False, adjustments: Collection[str] = ()
+    capabilities: Capabilities,
+    *,
+    guided: bool = False,
+    adapted: bool = False,
+    adjustments: Collection[str] = (),
 ) -> EngineInfo:
-    """What requests may ask for, from what the device can do and what plugins add.
+    """What requests may ask for, from what the device can do and what there is besides it.
+
+    Args:
+        capabilities: the device's.
+        guided: whether there is guidance.
+        adapted: whether rows may have adapters.
+        adjustments: names of those that plugins offer.
 
     Raises:
         DoesNotFit: the cache holds not even two tokens.
@@ -57,6 +67,8 @@ def engine_info(
     features: set[Feature] = set()
     if capabilities.generates:
         features |= _generating(capabilities.logits, guided=guided, adjustments=adjustments)
+    if adapted and capabilities.generates:
+        features.add(Feature.ADAPTER)
     if capabilities.embedding is not None:
         features.add(Feature.EMBEDDING)
     return EngineInfo(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from time import monotonic
 from typing import Protocol, runtime_checkable
 
-from tgi_core.contract import Engine, Vocabulary
+from tgi_core.contract import AdapterRef, Engine, Vocabulary
 from tgi_core.ipc.messages import (
     Cancel,
+    DropAdapter,
     FromEngine,
+    LoadAdapter,
     Start,
     StepDone,
     Submit,
@@ -41,6 +43,19 @@ class TakesVocabulary(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesAdapters(Protocol):
+    """An engine whose requests may have adapters; its `EngineInfo.features` says so too."""
+
+    def load_adapter(self, adapter: AdapterRef) -> None:
+        """See `StepEngine.load_adapter`."""
+        ...
+
+    def drop_adapter(self, adapter: AdapterRef) -> None:
+        """See `StepEngine.drop_adapter`."""
+        ...
+
+
 def serve(engine: Engine, channel: Channel) -> None:
     """Runs for as long as the process lives; ends by an exception of the backend only."""
     told_s = 0.0
@@ -67,5 +82,11 @@ def _handle(engine: Engine, message: ToEngine) -> None:
         case UseVocabulary():
             if isinstance(engine, TakesVocabulary):
                 engine.use_vocabulary(message.vocabulary())
+        case LoadAdapter(adapter):
+            if isinstance(engine, TakesAdapters):
+                engine.load_adapter(adapter)
+        case DropAdapter(adapter):
+            if isinstance(engine, TakesAdapters):
+                engine.drop_adapter(adapter)
         case Start():
             raise ValueError("the engine was started twice")

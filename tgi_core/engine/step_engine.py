@@ -3,6 +3,8 @@
 Schedules, steps, samples and commits; with a backend that samples on its device, the next step is
 started before the tokens of the last one are read. Whatever goes wrong with a step is narrowed
 down to the rows that cause it, and only their requests fail.
+
+More than 400 lines, for what becomes of a step that fails is told where steps are run.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from time import monotonic, perf_counter
 
 from tgi_core.cache.manager import CacheManager
 from tgi_core.contract import (
+    AdapterRef,
+    AdapterRows,
     Adjustment,
     Capabilities,
     Embeds,
     EngineInfo,
     Event,
+    HoldsAdapters,
     LoadRequest,
     LogitsRows,
     PendingTokens,
@@ -35,12 +40,14 @@ from tgi_core.contract import (
     StepStats,
     Vocabulary,
 )
+from tgi_core.engine.adapters import AdapterStore
 from tgi_core.engine.adjustments import boost
 from tgi_core.engine.build import Output, build_embedding, build_sampling, build_step
 from tgi_core.engine.commit import Committed, commit
 from tgi_core.engine.guidance import Guidance, mask
 from tgi_core.engine.limits import EngineLimits, engine_info, fault_of
 from tgi_core.engine.pool import pool
+from tgi_core.engine.preparation import Preparation
 from tgi_core.engine.tally import Launched, Tally, is_prefill
 from tgi_core.errors import (
     BackendDead,
@@ -57,8 +64,11 @@ from tgi_core.scheduler.sequence import Sequence, Status
 
 logger = logging.getLogger(__name__)
 
-_GRAMMAR_WAIT_S = 0.005
-"""Longest wait for a grammar when there is nothing else to do: a new request may come."""
+_WAIT_S = 0.005
+"""Longest wait for a grammar or an adapter when there is nothing else to do: a new request may
+come."""
+_MAX_ADAPTERS = 8
+"""Adapters that are held at once if nobody says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,7 @@ class StepEngine:
         self._arrivals = count()
         self._in_flight: _InFlight | None = None
         self._events: list[Event] = []
+        self._max_adapters = _MAX_ADAPTERS
         self._tally = Tally()
 
     def start(self, request: LoadRequest, progress: Progress) -> EngineInfo:
@@ -109,15 +120,26 @@ class StepEngine:
         Raises:
             SetupError: as the backend says, or DoesNotFit.
         """
-        capabilities = self._backend.load(request, progress)
+        self._max_adapters = request.max_adapters or _MAX_ADAPTERS
+        capabilities = self._backend.load(
+            replace(request, max_adapters=self._max_adapters), progress
+        )
         self._backend.warm_up(progress)
         self.prepare(capabilities)
         return self.info
 
     def prepare(self, capabilities: Capabilities) -> None:
         """Sizes the scheduler and the cache by what a loaded backend can do."""
+        adapters = None
+        if capabilities.adapters is not AdapterRows.NONE and isinstance(
+            self._backend, HoldsAdapters
+        ):
+            adapters = AdapterStore(self._backend, self._max_adapters)
         self.info = engine_info(
-            capabilities, guided=self._guidance is not None, adjustments=self._adjustments
+            capabilities,
+            guided=self._guidance is not None,
+            adapted=adapters is not None,
+            adjustments=self._adjustments,
         )
         self._capabilities = capabilities
         self._ahead = (
@@ -134,6 +156,7 @@ class StepEngine:
             ),
             self._cache,
         )
+        self._preparation = Preparation(self._guidance, adapters, self.scheduler.add)
 
     def submit(self, request: Request) -> None:
         """Queues a request, or fails it at once if it can never be served."""
@@ -149,33 +172,39 @@ class StepEngine:
         key = self._policy.key(request, next(self._arrivals))
         sequence = Sequence(request, key, monotonic())
         self._sequences[request.request_id] = sequence
-        if request.grammar is not None and self._guidance is not None:
-            self._guidance.prepare(sequence, request.grammar)
-        else:
-            self.scheduler.add(sequence)
+        self._preparation.add(sequence)
 
     def use_vocabulary(self, vocabulary: Vocabulary) -> None:
         """The bytes of all tokens; must come before the first request with a grammar."""
-        if self._guidance is not None:
-            self._guidance.use(vocabulary, self.info.vocab_size)
+        self._preparation.use_vocabulary(vocabulary, self.info.vocab_size)
 
     def cancel(self, request_id: str) -> None:
         """Frees all that a request holds."""
         sequence = self._sequences.pop(request_id, None)
-        if self._guidance is not None and self._guidance.forget(request_id):
+        if self._preparation.forget(request_id):
             return  # the scheduler does not know it yet
         if sequence is not None:
             self.scheduler.remove(sequence)
+            self._preparation.ended(sequence)
+
+    def load_adapter(self, adapter: AdapterRef) -> None:
+        """Reads and checks an adapter; an `AdapterLoaded` tells what came of it."""
+        self._preparation.load_adapter(adapter)
+
+    def drop_adapter(self, adapter: AdapterRef) -> None:
+        """Nobody will ask for an adapter any more; requests that have it go on."""
+        self._preparation.drop_adapter(adapter)
 
     @property
     def busy(self) -> bool:
         """Whether anything waits, runs or is to be told."""
-        return bool(self._sequences or self._events or self._in_flight)
+        waits = self._sequences or self._preparation.busy
+        return bool(waits or self._events or self._in_flight)
 
     def poll(self, timeout_s: float) -> Rows[Event]:
-        """Runs one step, if there is one to run; waits for nothing but grammars."""
-        if self._guidance is not None and self._guidance.num_preparing:
-            self._add_prepared(self._guidance, timeout_s)
+        """Runs one step, if there is one to run; waits for grammars and adapters only."""
+        if self._preparation.busy:
+            self._prepare(timeout_s)
         if self._ahead:
             self._poll_ahead()
         else:
@@ -204,15 +233,14 @@ class StepEngine:
         """Frees the device."""
         self._backend.close()
 
-    def _add_prepared(self, guidance: Guidance, timeout_s: float) -> None:
-        idle = guidance.num_preparing == len(self._sequences) and not self._events
-        for sequence, error in guidance.prepared(min(timeout_s, _GRAMMAR_WAIT_S) if idle else 0):
-            if error is None:
-                self.scheduler.add(sequence)
-            else:
-                # the scheduler does not know it yet
-                del self._sequences[sequence.request.request_id]
-                self._tell_failure(sequence, error, invalid=isinstance(error, ValidationError))
+    def _prepare(self, timeout_s: float) -> None:
+        """Takes sequences whose grammar and adapter are ready; waits if nothing else is to do."""
+        idle = self._preparation.num_waiting == len(self._sequences) and not self._events
+        for sequence, error in self._preparation.advance(min(timeout_s, _WAIT_S) if idle else 0):
+            # the scheduler does not know it yet
+            del self._sequences[sequence.request.request_id]
+            self._tell_failure(sequence, error, invalid=isinstance(error, ValidationError))
+        self._events += self._preparation.answers()
 
     def _poll_ahead(self) -> None:
         """Starts the next step before the tokens of the running one are read."""
@@ -339,6 +367,7 @@ class StepEngine:
             for sequence in result.finished:
                 del self._sequences[sequence.request.request_id]
                 self.scheduler.finish(sequence)
+                self._preparation.ended(sequence)
             for sequence in result.failed:
                 self.cancel(sequence.request.request_id)
             self._tally.filtered(launched, perf_counter() - began)
@@ -351,7 +380,7 @@ class StepEngine:
         holds = sequence.status is Status.RUNNING and sequence.num_computed >= row.end
         if holds and row.begin < sequence.num_prompt:
             request = sequence.request
-            self._cache.note(sequence.seq, request.cache_salt, request.prompt[: row.end])
+            self._cache.note(sequence.seq, sequence.salt, request.prompt[: row.end])
 
     def _narrow_down(self, plan: StepPlan, error: Exception) -> None:
         """Runs a failed step again in parts, until only the guilty rows are left to fail."""

@@ -17,13 +17,15 @@ from collections.abc import Callable
 from time import monotonic
 
 from tgi_core import errors
-from tgi_core.contract import EngineInfo, Request, RequestFailed, StepStats
+from tgi_core.contract import AdapterRef, EngineInfo, Feature, Request, RequestFailed, StepStats
 from tgi_core.engine.open_requests import OpenRequest
-from tgi_core.errors import EngineLost, SetupError
+from tgi_core.errors import BadAdapter, EngineLost, GenerationError, NotReady, SetupError
 from tgi_core.ipc.client import Connection, Listener
 from tgi_core.ipc.messages import (
     Cancel,
+    DropAdapter,
     FromEngine,
+    LoadAdapter,
     Loading,
     Ready,
     SetupFailed,
@@ -63,6 +65,7 @@ class Supervisor:
         self._suspects: deque[OpenRequest] = deque()
         self._suspect: OpenRequest | None = None
         self._barren_deaths = 0
+        self._loading_adapters: dict[AdapterRef, asyncio.Future[None]] = {}
         self._vocabulary: UseVocabulary | None = None
         self._vocabulary_sent = False
         """Whether the present engine has it."""
@@ -143,6 +146,25 @@ class Supervisor:
         """What each engine is told before its first request with a grammar."""
         self._vocabulary = vocabulary
 
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        """See `EngineClient.load_adapter`."""
+        if self._connection is None or self._info is None or not self.ready:
+            raise NotReady("No engine is ready now. Try again in a moment.")
+        if Feature.ADAPTER not in self._info.features:
+            raise BadAdapter("this backend holds no adapters")
+        answer = self._loading_adapters.get(adapter)
+        if answer is None:
+            answer = asyncio.get_running_loop().create_future()
+            self._loading_adapters[adapter] = answer
+            self._connection.send(LoadAdapter(adapter))
+        # whoever asks may go away; the answer comes all the same
+        await asyncio.shield(answer)
+
+    def drop_adapter(self, adapter: AdapterRef) -> None:
+        """See `EngineClient.drop_adapter`."""
+        if self._connection is not None:
+            self._connection.send(DropAdapter(adapter))
+
     async def close(self) -> None:
         """Ends the engine; open requests are lost."""
         self._closing = True
@@ -169,6 +191,10 @@ class Supervisor:
         status = await self._process.wait()
         self._ready.clear()
         self._connection = None
+        # not asked again: the adapter may be what it died of
+        for answer in self._loading_adapters.values():
+            _fail(answer, GenerationError("the engine process died while it read the adapter"))
+        self._loading_adapters.clear()
         # it has no sequences and no cache any more, but what it did stays done
         self._past_stats, self._stats = self._stats.after(self._past_stats), StepStats()
         if not self._closing and self._setup_error is None:
@@ -216,6 +242,12 @@ class Supervisor:
                 opened = self._open.get(event.request_id)
                 if opened is not None:
                     opened.deliver(event)
+        for loaded in step.adapters:
+            answer = self._loading_adapters.pop(loaded.adapter, None)
+            if answer is not None and loaded.fault is not None:
+                _fail(answer, BadAdapter(loaded.fault))
+            elif answer is not None and not answer.done():
+                answer.set_result(None)
         if step.tokens or step.embedded:
             self._barren_deaths = 0
             if self._suspect is not None and self._suspect.strikes == 0:
@@ -269,6 +301,12 @@ class Supervisor:
         self._lost = error if isinstance(error, EngineLost) else EngineLost(str(error))
         for opened in tuple(self._open.values()):
             opened.lose(self._lost)
+
+
+def _fail(answer: asyncio.Future[None], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # whoever asked may be gone
 
 
 def _how_it_ended(status: int) -> str:

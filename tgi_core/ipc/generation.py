@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from tgi_core.contract import EngineInfo, Event, Grammar, Request, StepStats
+from tgi_core.contract import AdapterRef, EngineInfo, Event, Grammar, Request, StepStats
 
 
 class Generation(Protocol):
@@ -56,6 +56,19 @@ class EngineClient(Protocol):
         Raises:
             EngineLost: there is no engine, and there will be none.
         """
+        ...
+
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        """Has the engine read and check an adapter. Requests with it need no other preparation.
+
+        Raises:
+            BadAdapter: it cannot be used, and why.
+            EngineError: nobody can tell.
+        """
+        ...
+
+    def drop_adapter(self, adapter: AdapterRef) -> None:
+        """Tells the engine that no new request will have it."""
         ...
 
 

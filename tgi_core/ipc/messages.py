@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 
 from tgi_core.contract import (
+    AdapterLoaded,
+    AdapterRef,
     EngineInfo,
     Event,
     Grammar,
@@ -76,6 +78,18 @@ class UseVocabulary(msgspec.Struct, tag=True):
         return [self.joined[begin:end] for begin, end in pairwise([0, *ends])]
 
 
+class LoadAdapter(msgspec.Struct, tag=True):
+    """Can this adapter be used? Answered by an AdapterLoaded, however often it is asked."""
+
+    adapter: AdapterRef
+
+
+class DropAdapter(msgspec.Struct, tag=True):
+    """No new request will have this adapter."""
+
+    adapter: AdapterRef
+
+
 class StartTrials(msgspec.Struct, tag=True, kw_only=True):
     """First frame to the process that tries grammars."""
 
@@ -133,13 +147,14 @@ class StepDone(msgspec.Struct, tag=True, gc=False):
     tokens: list[TokenEvent] = []
     embedded: list[PromptEmbedded] = []
     failed: list[RequestFailed] = []
+    adapters: list[AdapterLoaded] = []
     stats: StepStats | None = None
     """Now and then."""
 
     @classmethod
     def of(cls, events: list[Event], stats: StepStats | None) -> StepDone:
         """Sorts events by kind."""
-        frame = cls([], [], [], [], [], stats)
+        frame = cls([], [], [], [], [], [], stats)
         for event in events:
             match event:
                 case TokenEvent():
@@ -152,10 +167,12 @@ class StepDone(msgspec.Struct, tag=True, gc=False):
                     frame.embedded.append(event)
                 case RequestFailed():
                     frame.failed.append(event)
+                case AdapterLoaded():
+                    frame.adapters.append(event)
         return frame
 
 
-ToEngine = Start | UseVocabulary | Submit | Cancel
+ToEngine = Start | UseVocabulary | Submit | Cancel | LoadAdapter | DropAdapter
 FromEngine = Loading | Ready | SetupFailed | StepDone
 ToTrials = StartTrials | TryGrammar
 FromTrials = SetupFailed | Tried

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tgi_core.cache.manager import CacheManager
-from tgi_core.contract import Capabilities, Request
+from tgi_core.contract import AdapterRows, Capabilities, Request
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
 from tgi_core.scheduler.sequence import NO_SEQ, Sequence, Status
 from tgi_core.scheduler.waiting import Waiting
@@ -40,6 +40,8 @@ class SchedulerLimits:
     """Longest row."""
     mixed: bool
     chunked: bool
+    one_adapter: bool = False
+    """Whether all rows of a step have the same adapter, or none."""
 
     @classmethod
     def of(
@@ -60,6 +62,7 @@ class SchedulerLimits:
             max_chunk_tokens=chunk,
             mixed=capabilities.mixed,
             chunked=capabilities.chunked,
+            one_adapter=capabilities.adapters is AdapterRows.STEP,
         )
 
 
@@ -74,6 +77,8 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._prefilled_last = False
         self._embedded_last = False
+        # places of adapters, those stepped longest ago first; if a step can have one only
+        self._turns: list[int] = []
         self.num_preemptions = 0
         """Sequences that had to give way, ever."""
 
@@ -114,7 +119,7 @@ class Scheduler:
         if sequence.request.embedding:
             self._cache.release(sequence.seq)
         else:
-            self._cache.park(sequence.seq, sequence.request.cache_salt, sequence.cached_tokens)
+            self._cache.park(sequence.seq, sequence.salt, sequence.cached_tokens)
         sequence.seq, sequence.status = NO_SEQ, Status.FINISHED
 
     def schedule(self) -> StepPlan | None:
@@ -124,12 +129,14 @@ class Scheduler:
             None if no sequence can do anything now.
         """
         rows: list[PlannedRow] = []
+        # nothing is embedded with an adapter
+        base = 0 if self._limits.one_adapter else None
         if not self._embedded_last:
-            self._plan_prompts(rows, embedding=True)
+            self._plan_prompts(rows, base, embedding=True)
         if not rows:
             self._plan_generation(rows)
         if not rows and self._embedded_last:
-            self._plan_prompts(rows, embedding=True)
+            self._plan_prompts(rows, base, embedding=True)
         if not rows:
             return None
         plan = StepPlan(tuple(rows))
@@ -154,24 +161,47 @@ class Scheduler:
         self.num_preemptions += 1
 
     def _plan_generation(self, rows: list[PlannedRow]) -> None:
+        if not self._limits.one_adapter:
+            self._plan(rows, None)
+        else:
+            for place in self._take_turns():
+                self._plan(rows, place)
+                if rows:
+                    self._turns.remove(place)
+                    self._turns.append(place)
+                    break
+        self._prefilled_last = any(row.num_tokens > 1 for row in rows)
+
+    def _plan(self, rows: list[PlannedRow], place: int | None) -> None:
+        """Adds the rows of a step; only those whose adapter is at `place`, if there is a place."""
         mixed = self._limits.mixed
         if mixed or self._prefilled_last or not self._can_prefill():
-            self._plan_decodes(rows)
+            self._plan_decodes(rows, place)
         if mixed or not rows:
-            self._plan_prompts(rows, embedding=False)
+            self._plan_prompts(rows, place, embedding=False)
         if not rows and not mixed:
-            self._plan_decodes(rows)
-        self._prefilled_last = any(row.num_tokens > 1 for row in rows)
+            self._plan_decodes(rows, place)
+
+    def _take_turns(self) -> list[int]:
+        """The places of all sequences, in the order in which they should be tried."""
+        wanted = {sequence.adapter_place for sequence in self._running}
+        if len(self._waiting):
+            wanted.add(self._waiting.first.adapter_place)
+        self._turns = [place for place in self._turns if place in wanted]
+        self._turns += sorted(wanted.difference(self._turns))
+        return list(self._turns)
 
     def _can_prefill(self) -> bool:
         return bool(len(self._waiting)) or any(s.num_left > 1 for s in self._running)
 
-    def _plan_decodes(self, rows: list[PlannedRow]) -> None:
+    def _plan_decodes(self, rows: list[PlannedRow], place: int | None) -> None:
         for sequence in tuple(self._running):
             if sequence.status is not Status.RUNNING or sequence.num_left != 1:
                 continue  # preempted in this very loop, in prefill, or complete
             if sequence.request.embedding:
                 continue  # the end of a prompt
+            if place is not None and sequence.adapter_place != place:
+                continue
             if len(rows) == self._limits.max_rows or len(rows) == self._limits.max_step_tokens:
                 break
             if sequence.pending is not None and not _may_run_ahead(sequence):
@@ -179,12 +209,14 @@ class Scheduler:
             if self._make_room(sequence, sequence.num_computed + 1):
                 rows.append(_row(sequence, 1))
 
-    def _plan_prompts(self, rows: list[PlannedRow], *, embedding: bool) -> None:
+    def _plan_prompts(self, rows: list[PlannedRow], place: int | None, *, embedding: bool) -> None:
         """Rows of prompts, either of those to be embedded or of the others."""
         budget = self._limits.max_step_tokens - sum(row.num_tokens for row in rows)
         least = 1 if embedding else 2
         for sequence in self._running:
             if sequence.request.embedding is not embedding or sequence.num_left < least:
+                continue
+            if place is not None and sequence.adapter_place != place:
                 continue
             if budget > 0 and len(rows) < self._limits.max_rows:
                 num = self._chunk(sequence, budget)
@@ -195,6 +227,8 @@ class Scheduler:
             sequence = self._waiting.first
             if sequence.request.embedding is not embedding:
                 break  # its turn is next
+            if place is not None and sequence.adapter_place != place:
+                break
             if not self._limits.chunked and sequence.num_left > budget:
                 break
             if self._shares_soon(sequence):
@@ -225,12 +259,12 @@ class Scheduler:
             rest = request.stop.max_new_tokens - sequence.num_generated
             room += max(1, min(rest, _HEADROOM_TOKENS))
         opened = self._cache.open(
-            request.cache_salt, sequence.tokens, room, share=not _needs_all(request)
+            sequence.salt, sequence.tokens, room, share=not _needs_all(request)
         )
         if opened is None and not self._running:
             # alone it may use all there is, without headroom
             opened = self._cache.open(
-                request.cache_salt, sequence.tokens, len(sequence.tokens), share=False
+                sequence.salt, sequence.tokens, len(sequence.tokens), share=False
             )
         if opened is None:
             return False
@@ -250,13 +284,13 @@ class Scheduler:
         """
         if not self._cache.shares_running or _needs_all(sequence.request):
             return False
-        salt, tokens = sequence.request.cache_salt, sequence.tokens
+        salt, tokens = sequence.salt, sequence.tokens
         shared: int | None = None
         for other in self._running:
             prompt = other.request.prompt
             if other.request.embedding:
                 continue
-            if other.request.cache_salt != salt or self._cache.num_noted(other.seq) >= len(prompt):
+            if other.salt != salt or self._cache.num_noted(other.seq) >= len(prompt):
                 continue
             if tokens[:_WORTH_WAITING_TOKENS] != list(prompt[:_WORTH_WAITING_TOKENS]):
                 continue

@@ -35,6 +35,7 @@ class Sequence:
     """Tokens of a request and how many of them the cache holds."""
 
     __slots__ = (
+        "adapter_place",
         "arrival_s",
         "counts",
         "key",
@@ -44,6 +45,7 @@ class Sequence:
         "pending",
         "pooled",
         "request",
+        "salt",
         "scored",
         "seq",
         "started",
@@ -67,6 +69,10 @@ class Sequence:
         self.status = Status.WAITING
         self.started = False
         """Whether it was announced as started."""
+        self.salt = _salt(request)
+        """Only sequences of one salt share keys and values."""
+        self.adapter_place = 0
+        """Where the backend holds its adapter; 0 for the base model. Set before it is scheduled."""
         self.scored: list[PromptScore] = []
         """Of the prompt's tokens so far, from the second on, if asked for."""
         self.pooled: NDArray[np.float32] | None = None
@@ -112,3 +118,9 @@ class Sequence:
     def cached_tokens(self) -> list[int]:
         """The known tokens that the cache holds."""
         return self.tokens[: self.num_computed]
+
+
+def _salt(request: Request) -> str:
+    # a version is of hexadecimal digits, so no wish of a client reads like another adapter's
+    adapter = request.adapter
+    return f"{adapter.version if adapter else ''}/{request.cache_salt}"

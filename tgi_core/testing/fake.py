@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from sys import modules
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from tgi_core.contract import (
     ANY_LENGTH,
+    AdapterRows,
     BackendSpec,
     BackendStats,
     BlockCopy,
@@ -41,10 +43,11 @@ from tgi_core.contract import (
     Step,
     Verdict,
 )
-from tgi_core.errors import BadModel, UsageError
+from tgi_core.errors import BadAdapter, BadModel, UsageError
 from tgi_core.plugin import hookimpl
 from tgi_core.sampling.reference import sample
 
+ADAPTER_FILE = "adapter_config.json"
 _NUM_PATTERNS = 4096
 """Distinct rows of logits: enough that two different contexts hardly ever look alike."""
 
@@ -64,6 +67,7 @@ class FakeShape:
     mixed: bool = True
     chunked: bool = True
     logits: LogitsRows = LogitsRows.ALL
+    adapters: AdapterRows = AdapterRows.ROW
     steps_in_flight: int = 1
     generates: bool = True
     embedding_size: int = 0
@@ -89,6 +93,7 @@ class FakeBackend:
     def __init__(self, shape: FakeShape | None = None) -> None:
         self._shape = shape
         self._last_sampled = np.zeros(0, np.int32)
+        self._adapters: dict[int, int] = {}
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """Makes the table of logits; options: any field of FakeShape that is a number."""
@@ -126,6 +131,7 @@ class FakeBackend:
             chunked=shape.chunked,
             draft_lengths=(ANY_LENGTH,),
             logits=shape.logits,
+            adapters=shape.adapters,
             steps_in_flight=shape.steps_in_flight,
             generates=bool(shape.generates),
             embedding=Embedding(size=shape.embedding_size, pooling=shape.pooling)
@@ -189,7 +195,11 @@ class FakeBackend:
             os.kill(os.getpid(), signal.SIGKILL)
         row_of = np.repeat(np.arange(step.num_rows), step.n)
         tables = self.tables.rows(step.seq) + 1
-        self._cells[tables[row_of, position // block], position % block] = _cell(tokens, position)
+        cells = _cell(tokens, position)
+        if step.adapter is not None:
+            seeds = [self._adapters.get(place, 0) for place in step.adapter.tolist()]
+            cells = cells ^ np.array(seeds, np.uint64)[row_of]
+        self._cells[tables[row_of, position // block], position % block] = cells
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
             self.tables.advance(seq, n)
         return tables, row_of, position
@@ -212,6 +222,22 @@ class FakeBackend:
         sampled = sample(logits.numpy(), batch)
         self._last_sampled = sampled.ids
         return _Sampled(sampled)
+
+    def read_adapter(self, path: Path) -> int:
+        """An adapter is a number, which every cell of its rows is mixed with."""
+        try:
+            seed = int(json.loads((path / ADAPTER_FILE).read_text())["seed"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadAdapter(f"{ADAPTER_FILE} holds no seed") from error
+        return (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
+
+    def set_adapter(self, place: int, adapter: object | None) -> None:
+        """Keeps the number."""
+        if adapter is None:
+            self._adapters.pop(place, None)
+        else:
+            assert isinstance(adapter, int)  # only `read_adapter` makes them
+            self._adapters[place] = adapter
 
     def stats(self) -> BackendStats:
         """Blocks in use."""

@@ -80,6 +80,17 @@ def write_fake_model(path: Path, vocab_size: int = 512) -> Path:
     return path
 
 
+def write_fake_adapter(path: Path, seed: int) -> Path:
+    """Writes an adapter for the fake backend, another one for each seed.
+
+    Returns:
+        `path`.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "FAKE", "seed": seed}))
+    return path
+
+
 def _train(vocab_size: int) -> Tokenizer:
     """Byte-level BPE over the built-in text: the same in every run."""
     tokenizer = Tokenizer(models.BPE())

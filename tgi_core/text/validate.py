@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from tgi_core.contract import Feature, Grammar, Request, SamplingParams, StopRule
+from tgi_core.contract import AdapterRef, Feature, Grammar, Request, SamplingParams, StopRule
 from tgi_core.errors import ValidationError
 from tgi_core.text.plain import GuardedText
 
@@ -93,6 +93,10 @@ class Wishes:
     top_n_tokens: int | None = None
     grammar: Grammar | None = None
     watermark: bool = False
+    adapter: str | None = None
+    """Name of an adapter, which must be there."""
+    model: str | None = None
+    """Name of a model: that of an adapter if there is such a one, else whatever is served."""
 
 
 def check(wishes: Wishes, limits: Limits) -> None:
@@ -184,6 +188,7 @@ def to_request(
     request_id: str,
     eos_token_ids: tuple[int, ...],
     random_seed: int,
+    adapter: AdapterRef | None = None,
     trace_parent: str | None = None,
 ) -> Request:
     """The request for an engine; `wishes` have passed `check`, `tokens` are its prompt's.
@@ -195,6 +200,7 @@ def to_request(
         request_id: unique among all requests of the server.
         eos_token_ids: the tokenizer's.
         random_seed: uint64, taken if the client named none.
+        adapter: the one that `wishes` name.
         trace_parent: W3C traceparent of the client.
 
     Raises:
@@ -218,6 +224,7 @@ def to_request(
         ),
         prompt_logprobs=wishes.prompt_logprobs,
         grammar=wishes.grammar,
+        adapter=adapter,
         trace_parent=trace_parent,
     )
 
@@ -294,6 +301,7 @@ def _check_features(wishes: Wishes, features: frozenset[Feature]) -> None:
     if wishes.watermark and Feature.WATERMARK not in features:
         raise ValidationError("`watermark` is not supported by this server")
     for name, wanted, feature in (
+        ("adapter_id", wishes.adapter is not None, Feature.ADAPTER),
         ("seed", wishes.seed is not None, Feature.SEED),
         ("typical_p", wishes.typical_p is not None, Feature.TYPICAL_P),
         ("min_p", bool(wishes.min_p), Feature.MIN_P),

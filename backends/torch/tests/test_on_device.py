@@ -12,6 +12,7 @@ from tgi_backend_torch.runner import TorchBackend
 
 from tests.engines import generate, no_progress
 from tests.families import FAMILIES, VOCAB, make_model, request_for
+from tests.lora import two_adapters
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
     BackendSpec,
@@ -43,6 +44,13 @@ class TestSamplingTorch(BackendConformance):
         return request_for(
             folder, max_rows=8, max_sequence_tokens=128, max_step_tokens=96, num_threads=1
         )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapters(
+        cls, tmp_path_factory: pytest.TempPathFactory, load_request: LoadRequest
+    ) -> list[Path]:
+        return two_adapters(tmp_path_factory.mktemp("adapters"), load_request.model.path)
 
 
 def engine_over(backend: TorchBackend, folder: Path, **limits) -> StepEngine:

@@ -20,11 +20,14 @@ from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.layout import StepLayout
 from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
+from tgi_backend_torch.lora import AdapterBank
+from tgi_backend_torch.peft import Adapter, read_peft
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embeds_only, read_pooling
 from tgi_backend_torch.trial import try_hidden, try_model
 from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_unknown
 from tgi_core.contract import (
+    AdapterRows,
     BackendStats,
     BlockPool,
     BlockTables,
@@ -38,10 +41,11 @@ from tgi_core.contract import (
     choose_sizes,
     warm_up_with,
 )
-from tgi_core.errors import OutOfMemory, Unsupported, UnsupportedModel
+from tgi_core.errors import BadAdapter, OutOfMemory, Unsupported, UnsupportedModel
 
 logger = logging.getLogger(__name__)
 
+_MAX_ADAPTER_RANK = 256
 _WARM_UP_LENGTHS = (64, 1)
 """Enough to take the way of a long row; the length makes no kernel faster later."""
 
@@ -67,6 +71,9 @@ class _Loaded:
     cache: PagedCache
     attention: Attention
     tables: BlockTables
+    adapters: AdapterBank
+    max_adapter_rank: int
+    reference: str
     capabilities: Capabilities
 
 
@@ -122,9 +129,19 @@ class TorchBackend:
         )
         capabilities = replace(
             sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
+            adapters=AdapterRows.ROW,
             embedding=_embedding(request.model.path, hidden_size),
         )
-        self._loaded = _Loaded(FlatModel(model), cache, attention, tables, capabilities)
+        self._loaded = _Loaded(
+            model=FlatModel(model),
+            cache=cache,
+            attention=attention,
+            tables=tables,
+            adapters=AdapterBank(trial.adaptable, device.torch_device),
+            max_adapter_rank=request.max_adapter_rank or _MAX_ADAPTER_RANK,
+            reference=request.model.reference,
+            capabilities=capabilities,
+        )
         return capabilities
 
     def warm_up(self, progress: Progress) -> None:
@@ -174,6 +191,7 @@ class TorchBackend:
         loaded = self._here()
         layout = StepLayout(step, loaded.tables.rows(step.seq), loaded.cache)
         loaded.attention.begin(layout)
+        loaded.adapters.begin(step)
         try:
             out = forward(self._tokens(step.tokens), layout.positions)
         except RuntimeError as error:
@@ -185,6 +203,33 @@ class TorchBackend:
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
             loaded.tables.advance(seq, n)
         return out
+
+    def read_adapter(self, path: Path) -> Adapter:
+        """Reads a folder of PEFT; see `HoldsAdapters.read_adapter`."""
+        loaded = self._here()
+        adapter = read_peft(
+            path,
+            loaded.adapters.shapes(),
+            max_rank=loaded.max_adapter_rank,
+            dtype=loaded.model.model.dtype,
+            device=self._device.torch_device,
+        )
+        if adapter.num_bytes > self._device.free_bytes():
+            raise BadAdapter(f"its {adapter.num_bytes / 2**20:,.0f} MiB do not fit in memory")
+        if adapter.base and Path(adapter.base).name != Path(loaded.reference).name:
+            # folders are renamed, and models have copies: the shapes are what must fit
+            logger.warning(
+                "the adapter in %s was made for %.100r; the model is %s",
+                path,
+                adapter.base,
+                loaded.reference,
+            )
+        return adapter
+
+    def set_adapter(self, place: int, adapter: object | None) -> None:
+        """Hooks the layers that it changes; see `HoldsAdapters.set_adapter`."""
+        assert adapter is None or isinstance(adapter, Adapter)  # only `read_adapter` makes them
+        self._here().adapters.put(place, adapter)
 
     def stats(self) -> BackendStats:
         """Cells in use, and the memory of the cache."""

@@ -7,7 +7,7 @@ the same logits wherever it stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,8 +18,10 @@ from transformers import PreTrainedModel
 from tgi_backend_torch.attention import BoundLayer, Scoring
 from tgi_backend_torch.cache import LayerShape
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.lora import linear_shape
 from tgi_core.errors import UnsupportedModel
 
+_NUM_TOKENS = 3
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of equal tokens' logits, of the largest logit. A convolution over
 neighbours changes more; rounding changes less."""
@@ -43,6 +45,8 @@ class Trial:
     """In the order of their calls."""
     vocab_size: int
     """Width of a row of logits."""
+    adaptable: Mapping[str, nn.Module]
+    """Linear layers that every token goes through, by name: those that an adapter may change."""
 
     @property
     def windowed(self) -> bool:
@@ -78,7 +82,7 @@ def try_model(model: PreTrainedModel) -> Trial:
     """
     name = type(model).__name__
     modules = list(model.modules())
-    with _recorded(modules) as recorder:
+    with _recorded(modules) as recorder, _counted(model) as calls:
         logits = _logits(model)
     text = model.config.get_text_config()
     layers = tuple(recorder.layers.values())
@@ -99,7 +103,41 @@ def try_model(model: PreTrainedModel) -> Trial:
             f"{name} carries something from token to token besides attention's keys and values, "
             "so sequences cannot lie side by side in a batch."
         )
-    return Trial(layers, logits.shape[-1])
+    return Trial(layers, logits.shape[-1], _adaptable(model, calls))
+
+
+@contextmanager
+def _counted(model: PreTrainedModel) -> Iterator[dict[nn.Module, list[int]]]:
+    """How many tokens each linear layer sees in each of its calls."""
+    calls: dict[nn.Module, list[int]] = {}
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.setdefault(module, []).append(inputs[0].numel() // inputs[0].shape[-1])
+
+    hooks = [
+        module.register_forward_hook(count)
+        for module in model.modules()
+        if linear_shape(module) is not None
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _adaptable(
+    model: PreTrainedModel, calls: Mapping[nn.Module, list[int]]
+) -> dict[str, nn.Module]:
+    # the output layer sees the wanted tokens only, and an expert those that chose it
+    output = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if calls.get(module) == [_NUM_TOKENS]
+        and module is not output
+        and "experts" not in name.split(".")
+    }
 
 
 def try_hidden(model: PreTrainedModel) -> int | None:

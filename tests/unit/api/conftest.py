@@ -18,6 +18,7 @@ from tgi_core.api.service import ApiLimits, ServedModel, Service
 from tgi_core.builtin.reasoning_parsers.think import THINK
 from tgi_core.builtin.tool_parsers.hermes import HERMES
 from tgi_core.contract import (
+    AdapterRef,
     Dialect,
     EngineInfo,
     Event,
@@ -30,6 +31,7 @@ from tgi_core.contract import (
     TokenEvent,
     TopToken,
 )
+from tgi_core.errors import BadAdapter
 from tgi_core.text.chat import ChatTemplate
 from tgi_core.text.tokenizer import HFTokenizer
 from tgi_core.text.validate import Limits
@@ -93,10 +95,22 @@ class ScriptedEngine:
     stats: StepStats = field(default_factory=StepStats)
     num_deaths: int = 0
     generations: list[ScriptedGeneration] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
+    """What is wrong with adapters, by name."""
+    dropped: list[str] = field(default_factory=list)
+    """Names of adapters that nobody will ask for."""
 
     def submit(self, request: Request) -> ScriptedGeneration:
         self.generations.append(ScriptedGeneration(request, self.script(request)))
         return self.generations[-1]
+
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        await asyncio.sleep(0)
+        if adapter.name in self.faults:
+            raise BadAdapter(self.faults[adapter.name])
+
+    def drop_adapter(self, adapter: AdapterRef) -> None:
+        self.dropped.append(adapter.name)
 
     @property
     def last(self) -> Request:

@@ -194,7 +194,6 @@ def test_tokenize_gives_the_bytes_of_each_token(server):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"adapter_id": "a"}, "`adapter_id` is not supported by this server"),
         ({"watermark": True}, "`watermark` is not supported by this server"),
         ({"best_of": 3, "do_sample": True}, "`best_of` must be > 0 and <= 2. Given: 3"),
         ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),

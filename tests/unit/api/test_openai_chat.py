@@ -272,7 +272,6 @@ def test_parts_of_text_are_joined(server):
     ("more", "name"),
     [
         ({"best_of": 3}, "best_of"),
-        ({"adapter_id": "a"}, "adapter_id"),
         ({"watermark": True}, "watermark"),
         (
             {"messages": [{"role": "user", "content": [IMAGE]}]},

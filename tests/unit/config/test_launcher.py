@@ -206,7 +206,6 @@ def test_a_model_cannot_be_shared_by_devices_that_are_not_there():
 @pytest.mark.parametrize(
     "flags",
     [
-        {"lora-adapters": "org/adapter"},
         {"weights-cache-override": "x"},
         {"rope-factor": "2"},
         {"tokenizer-config-path": "x"},

@@ -38,6 +38,7 @@ SETS = {
     "watermark-gamma": ("0.25", 0.25),
     "watermark-delta": ("1.5", 1.5),
     "max-client-batch-size": ("7", 7),
+    "lora-adapters": ("a=/b,org/c", "a=/b,org/c"),
     "payload-limit": ("7", 7),
     "graceful-termination-timeout": ("7", 7.0),
 }

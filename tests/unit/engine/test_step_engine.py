@@ -171,7 +171,6 @@ def test_a_sequence_ends_where_the_cache_ends() -> None:
         ({"prompt": (1, 128)}, "below 128"),
         ({"prompt": (1, -1)}, "at least 0"),
         ({"sampling": SamplingParams(logit_bias=((500, 1.0),))}, "logit_bias"),
-        ({"adapter": "x"}, "adapter"),
         ({"resumed": tuple(range(30))}, "leave"),
     ],
 )

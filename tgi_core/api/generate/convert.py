@@ -10,7 +10,6 @@ from tgi_core.api.choice import Choice, Result, mean_logprob
 from tgi_core.api.generate.schema import (
     BestOfSequence,
     Details,
-    GenerateParameters,
     GenerateRequest,
     GenerateResponse,
     PrefillToken,
@@ -63,7 +62,6 @@ def _wishes(
     request: GenerateRequest, limits: Limits, *, logprobs: bool, num_choices: int
 ) -> Wishes:
     parameters = request.parameters
-    _refuse_unsupported(parameters)
     return Wishes(
         prompt=request.inputs,
         draw=Draw.ALWAYS if parameters.do_sample else Draw.IF_SHAPED,
@@ -85,12 +83,8 @@ def _wishes(
         top_n_tokens=parameters.top_n_tokens,
         grammar=to_grammar(parameters.grammar),
         watermark=parameters.watermark,
+        adapter=parameters.adapter_id,
     )
-
-
-def _refuse_unsupported(parameters: GenerateParameters) -> None:
-    if parameters.adapter_id is not None:
-        raise ValidationError("`adapter_id` is not supported by this server")
 
 
 def full_text_prefix(request: GenerateRequest, *, unsaid: bool) -> str:

@@ -153,7 +153,6 @@ def _wishes(
     add_special_tokens: bool,
     num_top: int | None,
 ) -> Wishes:
-    _refuseunsupported(request)
     greedy = request.temperature == 0
     return Wishes(
         prompt=prompt,
@@ -179,6 +178,8 @@ def _wishes(
         top_n_tokens=num_top,
         grammar=format_or_grammar(request.response_format, request.grammar),
         watermark=bool(request.watermark),
+        adapter=request.adapter_id,
+        model=request.model,
     )
 
 
@@ -187,11 +188,6 @@ def _logit_bias(request: SamplingFields) -> dict[int, float]:
     if isinstance(bias, list):
         raise ValidationError("`logit_bias` must be an object, from token ids to numbers")
     return bias
-
-
-def _refuseunsupported(request: SamplingFields) -> None:
-    if request.adapter_id is not None:
-        raise unsupported("adapter_id")
 
 
 def unsupported(name: str) -> ValidationError:

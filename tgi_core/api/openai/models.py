@@ -1,4 +1,4 @@
-"""/v1/models and /v1/models/{id}: the one model that is served."""
+"""/v1/models and /v1/models/{id}: the model that is served, and its adapters."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class ModelInfo(msgspec.Struct):
     object: str
     created: int
     owned_by: str
+    parent: str | msgspec.UnsetType = msgspec.UNSET
+    """The model that an adapter is for, as vLLM has it."""
 
 
 class ModelsInfo(msgspec.Struct):
@@ -42,7 +44,7 @@ class ModelRoutes:
         """GET /v1/models."""
         codex = exchange.asks(_CODEX_ASKS)
         models: list[Any] | msgspec.UnsetType = [] if codex else msgspec.UNSET
-        await exchange.reply_json(ModelsInfo("list", [self._info()], models))
+        await exchange.reply_json(ModelsInfo("list", self._infos(), models))
 
     async def model(self, exchange: Exchange) -> None:
         """GET /v1/models/{id}.
@@ -50,13 +52,19 @@ class ModelRoutes:
         Raises:
             UnknownModel: another model is served.
         """
-        info = self._info()
-        if exchange.path_part("id") != info.id:
-            raise UnknownModel(
-                "No such model is served here; GET /v1/models names the one that is."
-            )
-        await exchange.reply_json(info)
+        wanted = exchange.path_part("id")
+        for info in self._infos():
+            if info.id == wanted:
+                await exchange.reply_json(info)
+                return
+        raise UnknownModel("No such model is served here; GET /v1/models names those that are.")
 
-    def _info(self) -> ModelInfo:
-        name = self._service.ready_model().model_id
-        return ModelInfo(name, "model", int(self._service.started), name)
+    def _infos(self) -> list[ModelInfo]:
+        """The model first, then its adapters."""
+        model = self._service.ready_model()
+        name, created = model.model_id, int(self._service.started)
+        adapters = model.adapters.names if model.adapters is not None else ()
+        return [
+            ModelInfo(name, "model", created, name),
+            *(ModelInfo(adapter, "model", created, name, name) for adapter in adapters),
+        ]

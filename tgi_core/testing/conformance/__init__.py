@@ -17,6 +17,7 @@ import pytest
 
 # before these are imported, so that their asserts show the values
 for _group in (
+    "adapters",
     "batching",
     "embedding",
     "fork",
@@ -29,6 +30,7 @@ for _group in (
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_group}")
 
+from tgi_core.testing.conformance.adapters import AdapterPromises  # noqa: E402
 from tgi_core.testing.conformance.batching import BatchingPromises  # noqa: E402
 from tgi_core.testing.conformance.cache import CachePromises  # noqa: E402
 from tgi_core.testing.conformance.embedding import EmbeddingPromises  # noqa: E402
@@ -48,6 +50,7 @@ class BackendConformance(
     ForkPromises,
     BatchingPromises,
     EmbeddingPromises,
+    AdapterPromises,
     SamplingPromises,
     LimitPromises,
     LifecyclePromises,

@@ -36,6 +36,8 @@ class Row:
     """Those still to come after what the sequence holds; at least one."""
     want: tuple[int, ...] = (-1,)
     """Ascending places in `tokens` whose logits are wanted; -1 alone is the last one."""
+    adapter: int = 0
+    """Place of the row's adapter."""
 
 
 class Runner:
@@ -187,12 +189,14 @@ class Runner:
             )
             out += [len(tokens) + place % len(row.tokens) for place in row.want]
             tokens += row.tokens
+        places = [row.adapter for row in rows]
         return Step(
             seq=np.array([row.seq for row in rows], np.int32),
             past=np.array(past, np.int32),
             n=np.array([len(row.tokens) for row in rows], np.int32),
             tokens=np.array(tokens, np.int32),
             out=np.array(out, np.int32),
+            adapter=np.array(places, np.int32) if any(places) else None,
         )
 
     def _note(self, rows: Sequence[Row]) -> None:

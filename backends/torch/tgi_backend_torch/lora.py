@@ -1,0 +1,99 @@
+"""Adds adapters to the layers of a model, to each token that of its row. Knows no files.
+
+A layer is hooked only while some adapter changes it. What the hook adds is added to the tokens of
+rows that have the adapter; it touches no other token, so the base model's rows stay the same to
+the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
+
+from tgi_backend_torch.linear import PackedLinear
+from tgi_backend_torch.peft import Adapter, LinearShape, LowRank
+from tgi_core.contract import Step
+
+
+def linear_shape(module: nn.Module) -> LinearShape | None:
+    """The shape of a layer of a kind that adapters can change; None for others."""
+    if isinstance(module, Conv1D):
+        return LinearShape(*module.weight.shape)
+    if isinstance(module, (nn.Linear, PackedLinear)):
+        outputs, inputs = module.weight.shape
+        return LinearShape(inputs, outputs)
+    return None
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer that adapters change."""
+
+    weights: dict[int, LowRank] = field(default_factory=dict)
+    """By place of the adapter."""
+    hook: RemovableHandle | None = None
+
+
+class AdapterBank:
+    """The adapters of one model, each at its place."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
+        """`modules`: the layers that adapters may change, by name."""
+        self._modules = modules
+        self._device = device
+        self._layers: dict[str, _Layer] = {}
+        self._num_tokens = 0
+        # which tokens of the step have the adapter of a place
+        self._tokens: list[tuple[int, Tensor]] = []
+
+    def shapes(self) -> dict[str, LinearShape]:
+        """Of all layers that adapters may change."""
+        shapes = {name: linear_shape(module) for name, module in self._modules.items()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
+
+    def put(self, place: int, adapter: Adapter | None) -> None:
+        """Replaces what is at a place."""
+        for name, layer in tuple(self._layers.items()):
+            if layer.weights.pop(place, None) is not None and not layer.weights:
+                if layer.hook is not None:
+                    layer.hook.remove()
+                del self._layers[name]
+        for name, weights in adapter.layers.items() if adapter is not None else ():
+            layer = self._layers.setdefault(name, _Layer())
+            if layer.hook is None:
+                layer.hook = self._modules[name].register_forward_hook(self._hook(layer))
+            layer.weights[place] = weights
+
+    def begin(self, step: Step) -> None:
+        """Tells which token of the next forward has which adapter."""
+        self._num_tokens, self._tokens = step.num_tokens, []
+        if step.adapter is None:
+            return
+        places = np.repeat(step.adapter, step.n)
+        for place in np.unique(places).tolist():
+            if place:
+                tokens = torch.from_numpy(np.flatnonzero(places == place)).to(self._device)
+                self._tokens.append((place, tokens))
+
+    def _hook(self, layer: _Layer) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not self._tokens:
+                return
+            x = inputs[0].reshape(-1, inputs[0].shape[-1])
+            if len(x) != self._num_tokens:
+                raise RuntimeError(f"a layer with an adapter sees {len(x)} of the step's tokens")
+            # a view: what is added is added to the output itself
+            flat = output.view(-1, output.shape[-1])
+            for place, tokens in self._tokens:
+                weights = layer.weights.get(place)
+                if weights is not None:
+                    flat.index_add_(0, tokens, x[tokens] @ weights.down @ weights.up)
+
+        return add
