@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from tests.e2e.conftest import Server, ServerFactory
+from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
 TEXTS = ["What is the weather like?", "Paris", "größer als ein Haus " * 8]
