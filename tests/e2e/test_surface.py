@@ -142,9 +142,17 @@ def test_metrics_and_docs_hold_nothing_of_clients_and_no_secret(guarded: Server)
             assert secret not in text
 
 
-def test_compat_tgi_is_a_flag(serve: ServerFactory, fake_model: Path) -> None:
+def test_compat_a_chat_template_and_a_compute_type_are_flags(
+    serve: ServerFactory, fake_model: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "tokenizer_config.json"
+    template.write_text(json.dumps({"chat_template": "{{ bos_token }}own", "bos_token": "<b>"}))
     flags = ("--backend", "fake", "--compat", "tgi", "--api-key", "a", "--api-key", "b")
+    flags += ("--chat-template", str(template), "--compute-type", "1-nvidia-a10g")
     with serve(str(fake_model), *flags) as server:
+        chat = json.dumps({"messages": [{"role": "user", "content": "x"}]})
+        status, _, answer = ask(server, "POST", "/chat_tokenize", chat)
+        assert (status, json.loads(answer)["templated_text"]) == (200, "<b>own")
         assert ask(server, "GET", "/info")[0] == 200
         assert ask(server, "GET", "/v1/models")[0] == 200
         body = json.dumps({"prompt": "x", "max_tokens": 2, "stream": True})
@@ -153,6 +161,7 @@ def test_compat_tgi_is_a_flag(serve: ServerFactory, fake_model: Path) -> None:
             server, "POST", "/v1/completions", body, authorization="Bearer b", origin="http://any"
         )
         assert (status, headers["access-control-allow-origin"]) == (200, "*")
+        assert headers["x-compute-type"] == "1-nvidia-a10g"
         first = json.loads(answer.split(b"\n\n")[0].removeprefix(b"data: "))
         assert (first["id"], first["choices"][0]["finish_reason"]) == ("", "")
         wrong = ask(server, "POST", "/v1/completions", '{"prompt": []}', x_api_key="a")

@@ -53,6 +53,12 @@ SPECIAL_FLAGS: dict[str, Row] = {
         "prefixes are shared within an adapter; more can be loaded while the server runs",
         "tests/e2e/test_adapters.py::test_adapters_are_loaded_and_unloaded_while_the_server_runs",
     ),
+    "tokenizer-config-path": better(
+        _SETS,
+        "`--chat-template` of `tgi serve`; also a file with the Jinja template alone",
+        "tests/unit/text/test_own_template.py::"
+        "test_a_tokenizers_configuration_gives_its_template_and_tokens",
+    ),
     "quantize": yes(_SETS, "the backend says which names it takes"),
     "kv-cache-dtype": yes(_SETS, "the backend says which names it takes"),
     "watermark-gamma": yes(_SETS, _WATERMARK),
@@ -96,7 +102,9 @@ _OTHER_VARIABLES: Rows = {
     "HF_HUB_USER_AGENT_ORIGIN": yes(_HUB + "test_the_hub_learns_who_asks"),
     "HF_HUB_ENABLE_HF_TRANSFER": no_meaning(_SILENT, "the hub's library chooses how it downloads"),
     "LOG_LEVEL": yes(_LAUNCHER + "test_levels_are_read_from_tgis_filters"),
-    "PREFIX_CACHING": yes(_LAUNCHER + "test_variables_become_settings_and_flags_come_first"),
+    "PREFIX_CACHING COMPUTE_TYPE": yes(
+        _LAUNCHER + "test_variables_become_settings_and_flags_come_first"
+    ),
     "PYTORCH_TUNABLEOP_ENABLED PYTORCH_TUNABLEOP_SEQLENS PYTORCH_TUNABLEOP_TUNING": no_meaning(
         _SILENT, "there is no backend for these devices yet; torch itself reads its own"
     ),

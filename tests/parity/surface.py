@@ -80,7 +80,7 @@ ROUTES: dict[str, Row] = {
 }
 
 HEADERS: Rows = {
-    "x-compute-type": yes(_COST, "the name of the backend's device"),
+    "x-compute-type": yes(_COST, "the name of the backend's device, or `--compute-type`"),
     "x-compute-time": better(
         COMPLETIONS + "test_the_headers_say_what_it_cost", "also of completions"
     ),

@@ -1,6 +1,7 @@
-"""Installs throw-away distributions, so that plugins are found as they are in real life."""
+"""Throw-away distributions, so that plugins are found as in real life; and a log to configure."""
 
 import importlib
+import logging
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -65,3 +66,14 @@ def install(tmp_path, monkeypatch):
     yield installer
     for module in installer.modules:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def log(capsys):
+    """What the process writes to standard error; its log may be configured."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield lambda: capsys.readouterr().err
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.captureWarnings(False)

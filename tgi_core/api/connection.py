@@ -85,6 +85,9 @@ class Connection(HttpToolsProtocol):
         self._num_unparsed = 0
         super().on_message_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """What a stranger asks for in vain is no fault of the server's: uvicorn would warn."""
+
     def send_400_response(self, msg: str) -> None:
         """The parser has given up."""
         if self._refused_with is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,9 +23,16 @@ T = TypeVar("T")
 
 Header = tuple[bytes, bytes]
 
+_MAX_DROPPED_BYTES = 64 << 20
+"""Of a body that is too long."""
+
 
 class ClientGone(Exception):
     """Nobody is there to answer."""
+
+
+class _TooLong(Exception):
+    """More bytes have come than may."""
 
 
 class Exchange:
@@ -48,6 +56,7 @@ class Exchange:
         self._payload_limit = payload_limit
         self._body_timeout_s = body_timeout_s
         self._body: bytes | None = None
+        self._more_body = True
 
     def header(self, name: bytes) -> str | None:
         """Value of a request header; `name` in lower case."""
@@ -104,22 +113,39 @@ class Exchange:
                 self._body = await asyncio.wait_for(self._receive_all(), self._body_timeout_s)
             except asyncio.TimeoutError as error:
                 raise BadBody(408, "The request body did not arrive in time") from error
+            except _TooLong as error:
+                await self._drop_rest()
+                raise BadBody(
+                    413, "Failed to buffer the request body: length limit exceeded"
+                ) from error
         return self._body
 
     async def _receive_all(self) -> bytes:
         parts: list[bytes] = []
         size = 0
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            parts.append(message.get("body", b""))
+        while self._more_body:
+            parts.append(await self._receive_part())
             size += len(parts[-1])
             if size > self._payload_limit:
-                raise BadBody(413, "Failed to buffer the request body: length limit exceeded")
-            more = message.get("more_body", False)
+                raise _TooLong
         return b"".join(parts)
+
+    async def _drop_rest(self) -> None:
+        """Within bounds: a client that still sends when it is hung up on misses the answer."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._drop(_MAX_DROPPED_BYTES), self._body_timeout_s)
+
+    async def _drop(self, num_bytes: int) -> None:
+        while self._more_body and num_bytes > 0:
+            num_bytes -= len(await self._receive_part())
+
+    async def _receive_part(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        self._more_body = message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
 
     async def while_connected(
         self,
@@ -183,7 +209,7 @@ class Exchange:
 
 def _path_first(error: msgspec.ValidationError) -> str:
     """`path: what is wrong`, as TGI's decoder has it."""
-    what, _, where = str(error).partition(" - at `$")
+    what, _, where = str(error).replace(" - at `key` in `$", " - at `$").partition(" - at `$")
     what = what.replace("Object missing required field", "missing field")
     path = where.rstrip("`").lstrip(".")
     return f"{path}: {what}" if path else what

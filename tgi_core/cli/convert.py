@@ -16,6 +16,7 @@ from tgi_core.plugin.manager import Plugins
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `tgi convert`."""
     parser.add_argument("model", help="a Hugging Face folder, or a model on the hub")
+    parser.add_argument("--revision", help="branch, tag or commit; default: main")
     parser.add_argument("target", type=Path, help="a new folder, to be served in its place")
     parser.add_argument("--backend", help="default: the one that would serve the model")
     parser.add_argument("--quantize", help="what to make of the weights, such as int8")
@@ -27,14 +28,25 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SetupError: as the backend says, or if none converts this model.
     """
-    plugins = Plugins(builtins=(hub_source, local_source))
-    plugins.load_plugins()
-    files = plugins.model_source(args.model)
-    spec = _converting(plugins, files, args.backend)
-    assert spec.convert is not None
-    spec.convert(files, args.target, args.quantize, ProgressDisplay().show)
+    convert(args.model, args.revision, args.target, args.backend, args.quantize)
     print(f"{args.target} is ready: tgi serve {args.target}")
     return 0
+
+
+def convert(
+    model: str, revision: str | None, target: Path, backend: str | None, quantize: str | None
+) -> None:
+    """Converts a model into a new folder; without a `backend`, for the one that would serve it.
+
+    Raises:
+        SetupError: as the backend says, or if none converts this model.
+    """
+    plugins = Plugins(builtins=(hub_source, local_source))
+    plugins.load_plugins()
+    files = plugins.model_source(model, revision)
+    spec = _converting(plugins, files, backend)
+    assert spec.convert is not None
+    spec.convert(files, target, quantize, ProgressDisplay().show)
 
 
 def _converting(plugins: Plugins, files: ModelFiles, wanted: str | None) -> BackendSpec:

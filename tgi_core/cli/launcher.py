@@ -10,6 +10,7 @@ import argparse
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tgi_core import __version__
@@ -18,12 +19,14 @@ from tgi_core.cli.serve import serve
 from tgi_core.config.launcher import exports, launcher_options, settings_of, without_effect
 from tgi_core.config.options import add_options, flags_of
 from tgi_core.config.sources import choose, environment, set_variable
-from tgi_core.errors import SetupError
+from tgi_core.errors import SetupError, UsageError
 
 logger = logging.getLogger(__name__)
 
 LAUNCHER = "text-generation-launcher"
 SERVER = "text-generation-server"
+
+_NO_GPTQ = "no effect: weights are rounded in groups, and not by GPTQ"
 
 
 def launcher(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +102,7 @@ def _server(arguments: Sequence[str] | None) -> int:
         commands.add_parser("serve", help="serve a model; over HTTP, as there are no shards")
     )
     _add_download(commands.add_parser("download-weights", help="fetch a model from the hub"))
-    _add_quantize(commands.add_parser("quantize", help="refused: says what does it instead"))
+    _add_quantize(commands.add_parser("quantize", help="a model with weights of fewer bits"))
     args = parser.parse_args(arguments)
     match args.command:
         case "serve":
@@ -107,10 +110,7 @@ def _server(arguments: Sequence[str] | None) -> int:
         case "download-weights":
             return _download(args)
         case _:
-            raise SetupError(
-                "weights are not quantized by GPTQ here. tgi convert MODEL TARGET --quantize int8 "
-                "quantizes for CPUs, and GGUF files are served as they are."
-            )
+            return _quantize(args)
 
 
 _SERVE_TEXTS = {
@@ -164,10 +164,8 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
 
 def _download(args: argparse.Namespace) -> int:
     from tgi_core.cli.download import fetch
-    from tgi_core.config.launcher import level_of
-    from tgi_core.observe.logging import configure_logging
 
-    configure_logging(level_of(args.logger_level), json_lines=bool(args.json_output))
+    _configure_logging(args)
     if args.merge_lora:
         raise SetupError("adapters are not merged here: give a model that has its own weights.")
     files = fetch(args.model_id, args.revision)
@@ -176,7 +174,37 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    parser.add_argument("model_id", metavar="MODEL_ID")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", type=Path)
+    parser.add_argument("--revision")
+    parser.add_argument("--bits", type=int, choices=(4, 8), default=4)
+    parser.add_argument("--upload-to-model-id", help="refused: nothing is uploaded")
+    parser.add_argument("--logger-level", default="INFO")
+    for name in ("percdamp", "groupsize"):
+        parser.add_argument(f"--{name}", help=_NO_GPTQ)
+    for name in ("act-order", "sym"):
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=_NO_GPTQ)
+    _add_switches(parser)
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from tgi_core.cli.convert import convert
+
+    _configure_logging(args)
+    if args.upload_to_model_id is not None:
+        raise UsageError("--upload-to-model-id: nothing is uploaded from here.")
+    convert(args.model_id, args.revision, args.output_dir, None, f"int{args.bits}")
+    logger.info(
+        "Successfully quantized %s: serve %s, without --quantize", args.model_id, args.output_dir
+    )
+    return 0
+
+
+def _configure_logging(args: argparse.Namespace) -> None:
+    from tgi_core.config.launcher import level_of
+    from tgi_core.observe.logging import configure_logging
+
+    configure_logging(level_of(args.logger_level), json_lines=bool(args.json_output))
 
 
 def _add_switches(parser: argparse.ArgumentParser) -> None:

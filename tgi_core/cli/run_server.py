@@ -37,6 +37,7 @@ from tgi_core.plugin.manager import Plugins
 from tgi_core.text import hf_plugin
 from tgi_core.text.chat import ChatTemplate
 from tgi_core.text.formats import check_wish, choose_reasoning_parser, choose_tool_parser
+from tgi_core.text.own_template import OwnTemplate, read_own_template
 from tgi_core.text.validate import Limits
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
     plugins = _load_plugins(settings.plugins)
     _check_parsers(settings.server, plugins)
     wanted = wanted_adapters(settings.adapters.wanted or "")
+    file = settings.model.chat_template
+    own_template = None if file is None else read_own_template(file)
     display = ProgressDisplay()
 
     def show(progress: Loading) -> None:
@@ -105,7 +108,8 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         assert supervisor.info is not None  # it is ready
         trials = _grammar_trials(settings, tokenizer, supervisor, ending)
         info = supervisor.info
-        model = _served_model(settings, plugins, files, info, tokenizer, trials)
+        template = _chat_template(tokenizer, own_template)
+        model = _served_model(settings, plugins, files, info, tokenizer, template, trials)
         if Feature.ADAPTER in info.features:
             adapters = Adapters(supervisor, model.model_id, settings.adapters.max_known)
             model = replace(model, adapters=adapters)
@@ -229,6 +233,15 @@ def _load_tokenizer(plugins: Plugins, files: ModelFiles) -> Tokenizer:
     return tokenizer
 
 
+def _chat_template(tokenizer: Tokenizer, own: OwnTemplate | None) -> ChatTemplate:
+    return ChatTemplate(
+        own.source if own else tokenizer.chat_template,
+        bos_token=(own and own.bos_token) or tokenizer.bos_token,
+        eos_token=(own and own.eos_token) or tokenizer.eos_token,
+        special_texts=tokenizer.special_texts,
+    )
+
+
 def _grammar_trials(
     settings: Settings, tokenizer: Tokenizer, supervisor: Supervisor, ending: AsyncExitStack
 ) -> GrammarTrials | None:
@@ -252,15 +265,10 @@ def _served_model(
     files: ModelFiles,
     info: EngineInfo,
     tokenizer: Tokenizer,
+    template: ChatTemplate,
     grammars: GrammarCheck | None,
 ) -> ServedModel:
     server = settings.server
-    template = ChatTemplate(
-        tokenizer.chat_template,
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-        special_texts=tokenizer.special_texts,
-    )
     longest_prompt = info.max_prompt_tokens
     if server.max_input_tokens is not None:
         longest_prompt = min(longest_prompt, server.max_input_tokens)
@@ -286,7 +294,7 @@ def _served_model(
         reasoning_parser=choose_reasoning_parser(
             server.reasoning_parser, plugins.reasoning_parsers(), template
         ),
-        compute_type=info.device,
+        compute_type=server.compute_type or info.device,
         sha=files.commit,
         pipeline_tag=files.pipeline_tag,
         grammars=grammars,

@@ -121,7 +121,7 @@ def _read_pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _read_key(text: str) -> str:
+def _read_word(text: str) -> str:
     # whatever else a header could not carry as it is
     if not text.isascii() or not text.isprintable() or not text or " " in text:
         raise ValueError("of visible ASCII characters")
@@ -137,11 +137,13 @@ def _read_route(text: str) -> str:
 TEXT = Kind("TEXT", str)
 NAME = Kind("NAME", str)
 ADAPTERS = Kind("NAME=PATH,...", str)
+FILE = Kind("FILE", lambda text: Path(text).expanduser())
 FOLDER = Kind("FOLDER", lambda text: Path(text).expanduser())
 COUNT = whole_number(1)
 PORT = Kind("PORT", whole_number(0, 65535).read)
 SECONDS = Kind("SECONDS", number(0).read)
-KEY = Kind("KEY", _read_key)
+KEY = Kind("KEY", _read_word)
+WORD = Kind("WORD", _read_word)
 ROUTE = Kind("PATH", _read_route)
 SWITCH = Kind("", _read_switch, Shape.SWITCH)
 PAIRS = Kind("KEY=VALUE", _read_pair, Shape.PAIRS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tgi_core.config.kinds import (
     ADAPTERS,
     COUNT,
+    FILE,
     FOLDER,
     KEY,
     NAME,
@@ -21,6 +22,7 @@ from tgi_core.config.kinds import (
     ROUTE,
     SECONDS,
     SWITCH,
+    WORD,
     fraction,
     list_of,
     member_of,
@@ -64,6 +66,11 @@ class ModelSettings:
     cache_tokens: int | None = setting(None, COUNT, "size of the KV cache")
     num_threads: int | None = setting(
         None, COUNT, "CPU threads; default: all cores", flag="threads"
+    )
+    chat_template: Path | None = setting(
+        None,
+        FILE,
+        "a tokenizer_config.json, or a file with a Jinja template, to use instead of the model's",
     )
     options: dict[str, str] = setting(
         {}, PAIRS, "an option of the backend's own; may be repeated", flag="backend-option"
@@ -176,6 +183,9 @@ class ServerSettings:
     )
     compat: Compat = setting(
         Compat.OPENAI, member_of(Compat), "whose shapes answers have where OpenAI and TGI differ"
+    )
+    compute_type: str | None = setting(
+        None, WORD, "what the header x-compute-type says; default: the backend's device"
     )
     aip_predict_route: str | None = setting(
         None, ROUTE, "Vertex AI's name for /vertex", also=("AIP_PREDICT_ROUTE",)

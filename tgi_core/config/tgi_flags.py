@@ -138,10 +138,7 @@ FLAGS: tuple[TgiFlag, ...] = (
     TgiFlag(name="ngrok", kind=SWITCH, default=False, idle=_NO_TUNNEL),
     TgiFlag(name="ngrok-authtoken", idle=_NO_TUNNEL),
     TgiFlag(name="ngrok-edge", idle=_NO_TUNNEL),
-    TgiFlag(
-        name="tokenizer-config-path",
-        refused="put the file into the model's folder as tokenizer_config.json",
-    ),
+    TgiFlag(name="tokenizer-config-path", sets="chat-template"),
     _same("disable-grammar-support"),
     _same("max-client-batch-size"),
     _same("lora-adapters"),
@@ -163,7 +160,7 @@ FLAGS: tuple[TgiFlag, ...] = (
 
 SHORT = {"port": "-p", "graceful-termination-timeout": "-g"}
 
-ALSO = {"prefix-cache": ("PREFIX_CACHING",)}
+ALSO = {"prefix-cache": ("PREFIX_CACHING",), "compute-type": ("COMPUTE_TYPE",)}
 """TGI's variables for options that are no flags of TGI."""
 
 IDLE_VARIABLES = {
@@ -180,7 +177,6 @@ IDLE_VARIABLES = {
     "ROCM_USE_SKINNY_GEMM": _NO_KERNELS,
     "XPU_MEMORY_FRACTION": "the cache is sized by what memory the backend finds",
     "LOG_COLORIZE": "log lines have no colours",
-    "COMPUTE_TYPE": "the header x-compute-type names the device that the backend found",
     "MAX_IMAGE_FETCH_SIZE": "no image is fetched",
 }
 """Variables of TGI that are no flags, and why they do nothing."""

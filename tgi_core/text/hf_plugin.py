@@ -14,6 +14,7 @@ import tokenizers
 from tgi_core.contract import ModelFiles, ModelFormat, Tokenizer
 from tgi_core.errors import BadModel
 from tgi_core.plugin import hookimpl
+from tgi_core.text.own_template import template_in, token_in
 from tgi_core.text.tokenizer import HFTokenizer
 
 
@@ -44,11 +45,11 @@ def load_tokenizer(folder: Path) -> HFTokenizer:
 
     config = _read_json(folder / "tokenizer_config.json")
     names = {**_read_json(folder / "special_tokens_map.json"), **config}
-    eos_token = _token_text(names.get("eos_token"))
+    eos_token = token_in(names, "eos_token")
     return HFTokenizer(
         tokenizer,
         eos_token_ids=_eos_token_ids(folder, tokenizer, eos_token),
-        bos_token=_token_text(names.get("bos_token")),
+        bos_token=token_in(names, "bos_token"),
         eos_token=eos_token,
         chat_template=_chat_template(folder, config),
     )
@@ -76,19 +77,14 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     own_file = folder / "chat_template.jinja"
     if own_file.is_file():
         return own_file.read_text(encoding="utf-8")
-    template = _read_json(folder / "chat_template.json").get(
-        "chat_template", config.get("chat_template")
-    )
-    if isinstance(template, list):
-        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
-
-
-def _token_text(value: object) -> str | None:
-    """A token is written as its text, or as an object that holds it."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
+    for found in (
+        _read_json(folder / "chat_template.json"),
+        config,
+        _read_json(folder / "processor_config.json"),
+    ):
+        if (template := template_in(found)) is not None:
+            return template
+    return None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

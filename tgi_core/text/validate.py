@@ -7,8 +7,11 @@ checked is refused in the same manner. Knows no HTTP dialect: each brings its wi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from ctypes import c_float
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from math import isfinite
+from typing import Any
 
 from tgi_core.contract import AdapterRef, Feature, Grammar, Request, SamplingParams, StopRule
 from tgi_core.errors import ValidationError
@@ -22,7 +25,15 @@ MAX_BIASED_TOKENS = 1024
 MAX_GRAMMAR_CHARS = 256 << 10
 """Longest grammar: a schema of this length has thousands of fields."""
 
-_MAX_FLOAT32 = 3.4028234e38
+_FLOATS = (
+    "temperature",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "top_p",
+    "typical_p",
+    "min_p",
+)
 _CHECKED_AHEAD = 1024
 """TGI compares only this many new tokens with the budget; a longer wish ends when it is used up."""
 
@@ -229,19 +240,17 @@ def to_request(
     )
 
 
+def as_float32(value: float | None) -> float | None:
+    """The number that TGI reads, and every device: the nearest of 32 bits, so that 1e-60 is 0."""
+    return None if value is None else c_float(value).value
+
+
 def _check_sampling(wishes: Wishes) -> None:
-    for name, value in (
-        ("temperature", wishes.temperature),
-        ("repetition_penalty", wishes.repetition_penalty),
-        ("frequency_penalty", wishes.frequency_penalty),
-        ("presence_penalty", wishes.presence_penalty),
-        ("top_p", wishes.top_p),
-        ("typical_p", wishes.typical_p),
-        ("min_p", wishes.min_p),
-    ):
-        # beyond float32 a device would see infinity; written so that NaN fails too
-        if value is not None and not abs(value) <= _MAX_FLOAT32:
+    floats: dict[str, Any] = {name: as_float32(getattr(wishes, name)) for name in _FLOATS}
+    for name, value in floats.items():
+        if value is not None and not isfinite(value):
             raise ValidationError(f"`{name}` must be a finite 32-bit number")
+    wishes = replace(wishes, **floats)
     if wishes.temperature is not None and wishes.temperature <= 0:
         raise ValidationError("`temperature` must be strictly positive")
     if wishes.repetition_penalty is not None and wishes.repetition_penalty <= 0:

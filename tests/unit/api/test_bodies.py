@@ -45,6 +45,11 @@ def test_a_bad_body_is_refused_in_plain_text_as_in_tgi(server, headers, content,
     assert not server.engine.generations
 
 
+def test_a_key_of_a_wrong_type_is_named_by_its_place(server):
+    reply = server.post("/v1/completions", {"prompt": "x", "logit_bias": {"x": 1}})
+    assert reply.json["error"]["message"].endswith("type: logit_bias: Expected `int`, got `str`")
+
+
 def test_under_v1_a_bad_body_is_an_openai_error(server):
     reply = server.post("/v1/chat/completions", b"{")
     assert (reply.status, reply.json["error"]["type"]) == (400, "invalid_request_error")
@@ -73,6 +78,7 @@ def test_wrong_numbers_are_refused_while_decoding(server, name, value):
         *[(name, v) for name in ("n", "best_of", "top_logprobs", "max_tokens") for v in BAD_VALUES],
         *[("temperature", v) for v in (-1, "1", True, [1])],
         *[("seed", v) for v in (-1, 1.5, "1", 2**64, 10**40)],
+        ("top_logprobs", 6),
         ("stop", [1]),
         ("stop", 5),
         ("stop", [""]),
@@ -87,8 +93,7 @@ def test_wrong_numbers_are_refused_while_decoding(server, name, value):
     ],
 )
 def test_wrong_values_in_chat_requests_are_refused(server, name, value):
-    more = {"logprobs": True} if name == "top_logprobs" else {}
-    reply = server.post("/v1/chat/completions", CHAT | more | {name: value})
+    reply = server.post("/v1/chat/completions", CHAT | {name: value})
     assert (reply.status, reply.json["error"]["type"]) == (422, "invalid_request_error")
     assert server.idle and not server.engine.generations
 

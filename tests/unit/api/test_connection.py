@@ -209,6 +209,10 @@ def test_a_body_that_does_not_come_is_not_waited_for(hasty):
     assert len(hasty.engine.generations) == 2
 
 
+def test_a_client_that_sends_far_too_much_hears_of_it(server):
+    talk(server, gets(prompt("x" * 20_000_000), 413))
+
+
 @pytest.mark.parametrize(
     "piece",
     [b"1\r\nx\r\n", b"1;" + b"e" * 100 + b"\r\nx\r\n"],

@@ -45,9 +45,12 @@ def test_arguments_that_contradict_each_other_end_as_in_tgi(capsys):
     assert capsys.readouterr().err.startswith("Error: NotEnoughCUDADevices(")
 
 
-def test_quantizing_is_refused_with_what_does_it(capsys):
-    assert server(["quantize", "org/m", "out", "--bits", "4"]) == 1
-    assert "tgi convert" in capsys.readouterr().err
+def test_what_quantize_cannot_do_is_refused_by_name(capsys):
+    assert server(["quantize", "org/m", "out", "--upload-to-model-id", "org/q"]) == 2
+    assert "--upload-to-model-id" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        server(["quantize", "org/m", "out", "--bits", "3"])
+    assert "--bits" in capsys.readouterr().err
 
 
 def test_a_model_that_is_here_needs_no_download(tmp_path):

@@ -115,6 +115,7 @@ def test_variables_become_settings_and_flags_come_first():
     assert made.model.max_rows == 3 and made.model.quantize == "awq"
     assert settings(PORT="2", TGI_PORT="4").server.port == 4
     assert settings(PREFIX_CACHING="0").scheduling.prefix_caching is False
+    assert settings(COMPUTE_TYPE="1-nvidia-a10g").server.compute_type == "1-nvidia-a10g"
 
 
 def test_a_containers_own_name_is_no_address():
@@ -208,7 +209,6 @@ def test_a_model_cannot_be_shared_by_devices_that_are_not_there():
     [
         {"weights-cache-override": "x"},
         {"rope-factor": "2"},
-        {"tokenizer-config-path": "x"},
     ],
 )
 def test_what_would_change_the_output_is_refused_and_never_ignored(flags):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.parity.settings import silent_variables
@@ -34,6 +36,7 @@ SETS = {
     "otlp-service-name": ("mine", "mine"),
     "cors-allow-origin": ("https://a,https://b", ("https://a", "https://b")),
     "api-key": ("k", ("k",)),
+    "tokenizer-config-path": ("/a/b.json", Path("/a/b.json")),
     "disable-grammar-support": ("true", True),
     "watermark-gamma": ("0.25", 0.25),
     "watermark-delta": ("1.5", 1.5),

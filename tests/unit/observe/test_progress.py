@@ -1,8 +1,5 @@
 import io
 import json
-import logging
-
-import pytest
 
 from tgi_core.observe.logging import configure_logging
 from tgi_core.observe.progress import ProgressDisplay
@@ -11,17 +8,6 @@ from tgi_core.observe.progress import ProgressDisplay
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture
-def log(capsys):
-    """What the process writes to standard error; its log may be configured."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield lambda: capsys.readouterr().err
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.captureWarnings(False)
 
 
 def test_elsewhere_than_on_a_terminal_it_is_a_line_at_the_beginning_and_one_at_the_end():

@@ -76,6 +76,8 @@ def test_token_texts_come_from_either_file_and_either_form(model_folder):
 
 def test_the_chat_template_is_found_wherever_models_keep_it(model_folder):
     assert load_tokenizer(model_folder).chat_template is None
+    write(model_folder, "processor_config.json", {"chat_template": "P"})
+    assert load_tokenizer(model_folder).chat_template == "P"
     named = [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]
     write(model_folder, "tokenizer_config.json", {"chat_template": named})
     assert load_tokenizer(model_folder).chat_template == "D"

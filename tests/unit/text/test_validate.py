@@ -42,6 +42,12 @@ def request_of(wishes=None, tokens=(1, 2, 3), limits=LIMITS):
         ({"presence_penalty": -2.1}, "`presence_penalty` must be >= -2.0 and <= 2.0"),
         ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
         ({"top_p": 0.0}, "`top_p` must be > 0.0 and < 1.0"),
+        # what 32 bits make 0, 1 or infinity is that, as in TGI
+        ({"top_p": 1e-60}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"top_p": 1 - 1e-12}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"typical_p": 1e-60}, "`typical_p` must be > 0.0 and < 1.0"),
+        ({"temperature": 1e-60}, "`temperature` must be strictly positive"),
+        ({"repetition_penalty": 1e-60}, "`repetition_penalty` must be strictly positive"),
         ({"typical_p": 1.0}, "`typical_p` must be > 0.0 and < 1.0"),
         ({"min_p": 1.5}, "`min_p` must be >= 0.0 and <= 1.0"),
         ({"top_k": 0}, "`top_k` must be strictly positive"),

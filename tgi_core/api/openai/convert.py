@@ -26,7 +26,7 @@ from tgi_core.text.detokenize import REPLACEMENT
 from tgi_core.text.output import Ending
 from tgi_core.text.plain import GuardedText
 from tgi_core.text.stops import Piece
-from tgi_core.text.validate import Draw, Wishes
+from tgi_core.text.validate import Draw, Wishes, as_float32
 
 FINISH_REASONS: dict[Ending | None, str | None] = {
     None: None,
@@ -78,7 +78,7 @@ def chat_wishes(request: ChatRequest, prompt: GuardedText) -> Wishes:
         num_choices=1 if request.n is None else request.n,
         # the template has put the special tokens into the prompt
         add_special_tokens=False,
-        num_top=request.top_logprobs if request.logprobs else None,
+        num_top=request.top_logprobs,
     )
 
 
@@ -153,7 +153,7 @@ def _wishes(
     add_special_tokens: bool,
     num_top: int | None,
 ) -> Wishes:
-    greedy = request.temperature == 0
+    greedy = as_float32(request.temperature) == 0
     return Wishes(
         prompt=prompt,
         add_special_tokens=add_special_tokens,
@@ -164,8 +164,8 @@ def _wishes(
         presence_penalty=request.presence_penalty,
         # clients of this dialect send the neutral values of what they do not use
         top_k=None if request.top_k in (0, -1) else request.top_k,
-        top_p=None if request.top_p == 1 else request.top_p,
-        typical_p=None if request.typical_p == 1 else request.typical_p,
+        top_p=None if as_float32(request.top_p) == 1 else request.top_p,
+        typical_p=None if as_float32(request.typical_p) == 1 else request.typical_p,
         min_p=request.min_p,
         logit_bias=_logit_bias(request),
         max_new_tokens=max_tokens,
