@@ -63,6 +63,7 @@ from tgi_core.contract.guidance import (
 )
 from tgi_core.contract.memory import available_bytes
 from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
+from tgi_core.contract.peft import LinearShape, LoraAdapter, LowRank, read_peft
 from tgi_core.contract.queueing import QueuePolicy
 from tgi_core.contract.request import Feature, Grammar, GrammarKind, Request, StopRule
 from tgi_core.contract.result import HostLogits, PendingLogits, PendingTokens, SampledTokens
@@ -123,8 +124,11 @@ __all__ = [
     "HttpReply",
     "HttpRequest",
     "HttpStream",
+    "LinearShape",
     "LoadRequest",
     "LogitsRows",
+    "LoraAdapter",
+    "LowRank",
     "Matcher",
     "Modality",
     "ModelCard",
@@ -168,6 +172,7 @@ __all__ = [
     "check_contract",
     "choose_sizes",
     "pooled",
+    "read_peft",
     "version_of",
     "warm_up_with",
 ]

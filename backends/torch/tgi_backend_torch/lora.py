@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from tgi_backend_torch.linear import PackedLinear
-from tgi_backend_torch.peft import Adapter, LinearShape, LowRank
-from tgi_core.contract import Step
+from tgi_core.contract import LinearShape, LoraAdapter, Step
+from tgi_core.errors import BadAdapter
 
 
 def linear_shape(module: nn.Module) -> LinearShape | None:
@@ -32,11 +32,47 @@ def linear_shape(module: nn.Module) -> LinearShape | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _LowRank:
+    """What an adapter adds to one layer: x @ down @ up."""
+
+    down: Tensor
+    """(inputs, rank)."""
+    up: Tensor
+    """(rank, outputs), the scale included."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedAdapter:
+    """An adapter where the model computes, in its dtype."""
+
+    layers: Mapping[str, _LowRank]
+    """By name of the layer."""
+
+
+def placed(adapter: LoraAdapter, dtype: torch.dtype, device: torch.device) -> PlacedAdapter:
+    """Brings an adapter to a device.
+
+    Raises:
+        BadAdapter: its numbers are too large for the dtype.
+    """
+    layers = {}
+    for module, weights in adapter.layers.items():
+        down, up = (
+            torch.from_numpy(side).to(device, dtype).contiguous()
+            for side in (weights.down, weights.up)
+        )
+        if not (down.isfinite().all() and up.isfinite().all()):
+            raise BadAdapter(f"its weights for {module} are too large for {dtype}")
+        layers[module] = _LowRank(down, up)
+    return PlacedAdapter(layers)
+
+
 @dataclass(slots=True)
 class _Layer:
     """A layer that adapters change."""
 
-    weights: dict[int, LowRank] = field(default_factory=dict)
+    weights: dict[int, _LowRank] = field(default_factory=dict)
     """By place of the adapter."""
     hook: RemovableHandle | None = None
 
@@ -58,7 +94,7 @@ class AdapterBank:
         shapes = {name: linear_shape(module) for name, module in self._modules.items()}
         return {name: shape for name, shape in shapes.items() if shape is not None}
 
-    def put(self, place: int, adapter: Adapter | None) -> None:
+    def put(self, place: int, adapter: PlacedAdapter | None) -> None:
         """Replaces what is at a place."""
         for name, layer in tuple(self._layers.items()):
             if layer.weights.pop(place, None) is not None and not layer.weights:

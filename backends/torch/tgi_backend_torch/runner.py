@@ -20,8 +20,7 @@ from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.layout import StepLayout
 from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
-from tgi_backend_torch.lora import AdapterBank
-from tgi_backend_torch.peft import Adapter, read_peft
+from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embeds_only, read_pooling
 from tgi_backend_torch.trial import try_hidden, try_model
@@ -39,9 +38,10 @@ from tgi_core.contract import (
     Progress,
     Step,
     choose_sizes,
+    read_peft,
     warm_up_with,
 )
-from tgi_core.errors import BadAdapter, OutOfMemory, Unsupported, UnsupportedModel
+from tgi_core.errors import OutOfMemory, Unsupported, UnsupportedModel
 
 logger = logging.getLogger(__name__)
 
@@ -204,31 +204,22 @@ class TorchBackend:
             loaded.tables.advance(seq, n)
         return out
 
-    def read_adapter(self, path: Path) -> Adapter:
+    def read_adapter(self, path: Path) -> PlacedAdapter:
         """Reads a folder of PEFT; see `HoldsAdapters.read_adapter`."""
         loaded = self._here()
         adapter = read_peft(
             path,
             loaded.adapters.shapes(),
             max_rank=loaded.max_adapter_rank,
-            dtype=loaded.model.model.dtype,
-            device=self._device.torch_device,
+            free_bytes=self._device.free_bytes(),
+            model=loaded.reference,
         )
-        if adapter.num_bytes > self._device.free_bytes():
-            raise BadAdapter(f"its {adapter.num_bytes / 2**20:,.0f} MiB do not fit in memory")
-        if adapter.base and Path(adapter.base).name != Path(loaded.reference).name:
-            # folders are renamed, and models have copies: the shapes are what must fit
-            logger.warning(
-                "the adapter in %s was made for %.100r; the model is %s",
-                path,
-                adapter.base,
-                loaded.reference,
-            )
-        return adapter
+        return placed(adapter, loaded.model.model.dtype, self._device.torch_device)
 
     def set_adapter(self, place: int, adapter: object | None) -> None:
         """Hooks the layers that it changes; see `HoldsAdapters.set_adapter`."""
-        assert adapter is None or isinstance(adapter, Adapter)  # only `read_adapter` makes them
+        # only `read_adapter` makes them
+        assert adapter is None or isinstance(adapter, PlacedAdapter)
         self._here().adapters.put(place, adapter)
 
     def stats(self) -> BackendStats:

@@ -1,5 +1,7 @@
 """Reads an adapter as PEFT saves it, and checks all of it. Knows no model, only what it can change.
 
+For every backend that holds adapters: only how they are computed differs from device to device.
+
 The tensors decide which layers change; what the configuration says must agree with them. Patterns
 in it are compared, never run: they come from strangers, and a regular expression can take for ever.
 """
@@ -7,6 +9,7 @@ in it are compared, never run: they come from strangers, and a regular expressio
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -14,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from tgi_core.contract.safetensors import DamagedFile, StoredTensor, read_safetensors
 from tgi_core.errors import BadAdapter
+
+logger = logging.getLogger(__name__)
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _MOST_CONFIG_BYTES = 1 << 20
-_FLOATS = ("F64", "F32", "BF16", "F16")
 _BEFORE = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _PLAIN = re.compile(r"\^?[A-Za-z0-9_.]+")
@@ -55,14 +59,14 @@ class LinearShape:
 class LowRank:
     """What an adapter adds to one layer: x @ down @ up."""
 
-    down: Tensor
-    """(inputs, rank)."""
-    up: Tensor
-    """(rank, outputs), the scale included."""
+    down: NDArray[np.float32]
+    """float32 (inputs, rank)."""
+    up: NDArray[np.float32]
+    """float32 (rank, outputs), the scale included."""
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class LoraAdapter:
     """An adapter that was read and fits the model."""
 
     base: str
@@ -72,7 +76,7 @@ class Adapter:
 
     @property
     def num_bytes(self) -> int:
-        """Of all tensors."""
+        """Of all matrices, in float32."""
         return sum(one.down.nbytes + one.up.nbytes for one in self.layers.values())
 
 
@@ -81,17 +85,17 @@ def read_peft(
     shapes: Mapping[str, LinearShape],
     *,
     max_rank: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Adapter:
+    free_bytes: int,
+    model: str,
+) -> LoraAdapter:
     """Reads adapter_config.json and adapter_model.safetensors.
 
     Args:
         folder: where they are.
         shapes: the layers that can be changed, by name.
         max_rank: highest rank to accept.
-        dtype: what the model computes in.
-        device: where it computes.
+        free_bytes: memory that it may take.
+        model: reference of the model; a warning is logged if the adapter names another one.
 
     Raises:
         BadAdapter: something is damaged, does not fit, or would be computed wrongly; names it.
@@ -102,19 +106,27 @@ def read_peft(
         raise BadAdapter(f"its folder holds no {_WEIGHTS}; files of other kinds are never read")
     layers: dict[str, LowRank] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            names = sorted(file.keys())
-            for module in _modules(names, shapes):
-                rank = config.rank(module)
-                _check_shapes(file, module, shapes[module], rank)
-                config.check_targeted(module)
-                layers[module] = _low_rank(file, module, config.scale(module, rank), dtype, device)
-    except (SafetensorError, OSError) as error:
+        tensors = read_safetensors(path)
+        for module in _modules(sorted(tensors), shapes):
+            rank = config.rank(module)
+            sides = [tensors[_BEFORE + module + side] for side in (_A, _B)]
+            _check_shapes(sides, module, shapes[module], rank)
+            config.check_targeted(module)
+            layers[module] = _low_rank(sides, module, config.scale(module, rank))
+    except (DamagedFile, OSError) as error:
         raise BadAdapter(f"{_WEIGHTS} is damaged or incomplete ({error})") from error
     if not layers:
         raise BadAdapter(f"{_WEIGHTS} holds no weights")
     config.check_complete(layers.keys(), shapes.keys())
-    return Adapter(config.base, layers)
+    adapter = LoraAdapter(config.base, layers)
+    if adapter.num_bytes > free_bytes:
+        raise BadAdapter(f"its {adapter.num_bytes / 2**20:,.0f} MiB do not fit in memory")
+    if adapter.base and Path(adapter.base).name != Path(model).name:
+        # folders are renamed, and models have copies: the shapes are what must fit
+        logger.warning(
+            "the adapter in %s was made for %.100r; the model is %s", folder, adapter.base, model
+        )
+    return adapter
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -253,26 +265,20 @@ def _modules(names: list[str], shapes: Mapping[str, LinearShape]) -> list[str]:
     return list(sides)
 
 
-def _check_shapes(file: Any, module: str, shape: LinearShape, rank: int) -> None:
-    wanted = {_A: [rank, shape.inputs], _B: [shape.outputs, rank]}
-    for side, sizes in wanted.items():
-        part = file.get_slice(_BEFORE + module + side)
-        if part.get_dtype() not in _FLOATS:
-            raise BadAdapter(f"its weights for {module} are {part.get_dtype()}, not floating")
-        if list(part.get_shape()) != sizes:
+def _check_shapes(sides: list[StoredTensor], module: str, shape: LinearShape, rank: int) -> None:
+    wanted = ((rank, shape.inputs), (shape.outputs, rank))
+    for tensor, sizes in zip(sides, wanted, strict=True):
+        if not tensor.is_floating:
+            raise BadAdapter(f"its weights for {module} are {tensor.dtype}, not floating")
+        if tensor.shape != sizes:
             raise BadAdapter(
-                f"its weights for {module} have the shape {list(part.get_shape())}, and the model "
-                f"and the rank want {sizes}"
+                f"its weights for {module} have the shape {list(tensor.shape)}, and the model "
+                f"and the rank want {list(sizes)}"
             )
 
 
-def _low_rank(
-    file: Any, module: str, scale: float, dtype: torch.dtype, device: torch.device
-) -> LowRank:
-    down, up = (file.get_tensor(_BEFORE + module + side).float() for side in (_A, _B))
-    # contiguous copies: what is mapped from a file would be read at each step
-    down = down.T.to(dtype).contiguous().clone()
-    up = (up.T * scale).to(dtype).contiguous().clone()
-    if not (down.isfinite().all() and up.isfinite().all()):
+def _low_rank(sides: list[StoredTensor], module: str, scale: float) -> LowRank:
+    down, up = (tensor.read() for tensor in sides)
+    if not (np.isfinite(down).all() and np.isfinite(up).all()):
         raise BadAdapter(f"its weights for {module} hold NaN or infinity")
-    return LowRank(down.to(device), up.to(device))
+    return LowRank(np.ascontiguousarray(down.T), up.T * np.float32(scale))
