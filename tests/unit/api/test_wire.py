@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tgi_core.config.settings import Compat
 from tgi_core.contract import RequestFailed
 
 WIRE = Path(__file__).parents[2] / "golden" / "wire"
@@ -84,12 +85,30 @@ SCENARIOS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "info": ("", "/info", {}),
 }
 
+COMPAT: dict[str, tuple[str, str, dict[str, Any]]] = {
+    # the same, for what is different with `--compat tgi`
+    "tgi-chat": SCENARIOS["chat"],
+    "tgi-chat-logprobs": SCENARIOS["chat-logprobs"],
+    "tgi-chat-stream": SCENARIOS["chat-stream"],
+    "tgi-chat-stream-stop-across-tokens": SCENARIOS["chat-stream-stop-across-tokens"],
+    "tgi-chat-stream-invalid": (
+        "a",
+        "/v1/chat/completions",
+        {"messages": HI, "stream": True, "temperature": -1},
+    ),
+    "tgi-chat-invalid": SCENARIOS["chat-invalid"],
+    "tgi-completion": SCENARIOS["completion"],
+    "tgi-completion-stream": ("aé", "/v1/completions", {"prompt": "Hi", "stream": True}),
+    "tgi-completion-suffix": ("a", "/v1/completions", {"prompt": "Hi", "suffix": "x"}),
+}
+
 FAILURES = {
     "generate-failure": ("/generate", {"inputs": "Hi"}),
     "generate-stream-failure": ("/generate_stream", {"inputs": "Hi"}),
     "completion-stream-failure": ("/v1/completions", {"prompt": "Hi", "stream": True}),
     "chat-failure": ("/v1/chat/completions", {"messages": HI}),
     "chat-stream-failure": ("/v1/chat/completions", {"messages": HI, "stream": True}),
+    "tgi-chat-stream-failure": ("/v1/chat/completions", {"messages": HI, "stream": True}),
 }
 
 
@@ -124,9 +143,19 @@ def test_what_goes_well(server, name):
     assert server.idle
 
 
+@pytest.mark.parametrize("name", COMPAT)
+def test_what_differs_for_tgis_clients(server, name):
+    text, path, body = COMPAT[name]
+    server.says(text)
+    check(name, server.with_options(compat=Compat.TGI).post(path, body))
+    assert server.idle
+
+
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_after_the_second_token(server, name):
     path, body = FAILURES[name]
+    if name.startswith("tgi-"):
+        server.with_options(compat=Compat.TGI)
     server.says("abc")
     say = server.engine.script
 
@@ -168,7 +197,7 @@ def test_a_number_that_json_cannot_hold_is_null(server, stream, number):
 
 
 def test_every_golden_file_is_used():
-    used = {*SCENARIOS, *FAILURES, "generate-overload", "generate-stream-overload"}
+    used = {*SCENARIOS, *COMPAT, *FAILURES, "generate-overload", "generate-stream-overload"}
     assert {path.stem for path in WIRE.glob("*.txt")} == used | {"chat-stream-overload"}
 
 

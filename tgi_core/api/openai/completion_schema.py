@@ -50,4 +50,4 @@ class Completion(msgspec.Struct):
     model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: Usage | None
+    usage: Usage | msgspec.UnsetType | None

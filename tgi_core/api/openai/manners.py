@@ -143,17 +143,18 @@ def _completion(answer: Completion) -> Completion:
         )
         for choice in answer.choices
     ]
-    usage = None if answer.usage is None else _usage(answer.usage)
+    usage = _usage(answer.usage) if isinstance(answer.usage, Usage) else answer.usage
     return replace(answer, id="", choices=choices, usage=usage)
 
 
 def _completion_chunk(chunk: Completion) -> Completion:
-    """The last chunk of a prompt has its usage; the reason is that of TGI's own routes."""
+    """The last chunk of a prompt alone has usage; the reason is that of TGI's own routes."""
     chunk = _completion(chunk)
     [choice] = chunk.choices
     match choice.finish_reason:
         case None:
-            return replace(chunk, choices=[replace(choice, finish_reason="")], usage=None)
+            choice = replace(choice, finish_reason="")
+            return replace(chunk, choices=[choice], usage=msgspec.UNSET)
         case "stop":
             return replace(chunk, choices=[replace(choice, finish_reason="eos_token")])
         case _:
