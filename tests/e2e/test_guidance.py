@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.e2e.test_server import streams
+from tests.e2e.test_server import REAL, streams
 from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
@@ -136,7 +136,7 @@ def test_every_route_of_the_fake_backend(fake: Server) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", REAL)
 def test_every_route_of_a_real_model(backend: str, serve: ServerFactory, smollm2: Path) -> None:
     flags = ("--backend", backend, "--dtype", "float32", "--max-total-tokens", "2048")
     with serve(str(smollm2), *flags) as server:

@@ -19,6 +19,9 @@ import pytest
 from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
+REAL = [pytest.param("torch", marks=pytest.mark.long), "openvino"]
+"""Backends with a real model."""
+
 
 @pytest.fixture(scope="session")
 def fake_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,7 +41,12 @@ def stream(server: Server, path: str, body: dict[str, Any], into: list[str]) -> 
     into.append("[end]")
 
 
-def streams(server: Server, bodies: list[dict[str, Any]], kills: int = 0) -> list[list[str]]:
+def streams(
+    server: Server,
+    bodies: list[dict[str, Any]],
+    kills: int = 0,
+    with_signal: signal.Signals = signal.SIGKILL,
+) -> list[list[str]]:
     """All at once; meanwhile the engine is killed, each time when tokens have come since."""
     texts: list[list[str]] = [[] for _ in bodies]
     threads = [
@@ -52,7 +60,7 @@ def streams(server: Server, bodies: list[dict[str, Any]], kills: int = 0) -> lis
         count = sum(map(len, texts))
         pid = server.engine_pid()
         if count >= seen + 2 * len(bodies) and pid is not None and pid not in killed:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, with_signal)
             killed.add(pid)
             seen = count
         assert any(thread.is_alive() for thread in threads), "too fast to be killed"
@@ -77,11 +85,11 @@ def bodies(count: int, new_tokens: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", REAL)
 def test_streams_survive_two_killed_engines(
     backend: str, serve: ServerFactory, smollm2: Path
 ) -> None:
-    wanted = bodies(16, 40)
+    wanted = bodies(10, 30)
     flags = ("--backend", backend, "--dtype", "float32", "--max-total-tokens", "1024")
     with serve(str(smollm2), *flags) as server:
         undisturbed = streams(server, wanted)
@@ -99,7 +107,7 @@ def test_streams_of_the_fake_backend_survive_two_killed_engines(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", REAL)
 def test_the_same_seed_gives_the_same_tokens_alone_together_and_after_a_restart(
     backend: str, serve: ServerFactory, smollm2: Path
 ) -> None:
@@ -113,6 +121,15 @@ def test_the_same_seed_gives_the_same_tokens_alone_together_and_after_a_restart(
     with serve(*flags, "--cache-tokens", "512", "--max-batch-size", "8") as server:
         preempted = streams(server, wanted)
     assert alone == together == preempted
+
+
+def test_an_engine_that_hangs_is_replaced(serve: ServerFactory, fake_model: Path) -> None:
+    wanted = bodies(4, 1500)
+    flags = ("--backend", "fake", "--max-total-tokens", "4096", "--step-timeout", "1")
+    with serve(str(fake_model), *flags) as server:
+        undisturbed = streams(server, wanted)
+        assert streams(server, wanted, kills=1, with_signal=signal.SIGSTOP) == undisturbed
+        assert "the engine hangs" in server.log.read_text()
 
 
 def test_a_request_that_kills_engines_fails_alone(serve: ServerFactory, fake_model: Path) -> None:

@@ -10,6 +10,7 @@ import jsonschema
 import openai
 import pytest
 
+from tests.e2e.test_server import REAL
 from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
@@ -66,7 +67,7 @@ def test_forced_calls_are_valid_in_each_format(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", REAL)
 def test_forced_calls_of_a_real_model(backend: str, serve: ServerFactory, smollm2: Path) -> None:
     flags = ("--backend", backend, "--dtype", "float32", "--max-total-tokens", "2048")
     with serve(str(smollm2), *flags) as server:

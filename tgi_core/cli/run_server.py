@@ -72,7 +72,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
     def show(progress: Loading) -> None:
         display.show(progress.phase, progress.done, progress.total, progress.unit)
 
-    supervisor = Supervisor(show)
+    supervisor = Supervisor(show, settings.scheduling.step_timeout_s)
     service = Service(
         engine=supervisor,
         limits=_api_limits(settings.server),

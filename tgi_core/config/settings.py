@@ -87,6 +87,13 @@ class SchedulingSettings:
         True, SWITCH, "share equal beginnings of prompts", flag="prefix-cache"
     )
     queue_policy: str = setting("fcfs", NAME, "who is admitted first")
+    step_timeout_s: float = setting(
+        600.0,
+        SECONDS,
+        "longest that a step may take; then the engine hangs, and is replaced. 0: as long as it "
+        "takes",
+        flag="step-timeout",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 When an engine dies, a new one is started and gets every open request with the tokens it has so
 far. A request that was at work in two deaths without a token in between is a suspect: suspects go
 to the new engine one at a time, so that the one which kills engines is found and fails alone.
+An engine that has work and says nothing for too long hangs, and is killed.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _MAX_BARREN_DEATHS = 4
 _MAX_DEATHS_WHILE_LOADING = 2
 """The same for a model that no engine has ever got ready: it is probably the model's fault."""
 _RESTART_DELAY_S = 0.5
+_LOOKS = 10
+"""How often an engine must be found silent. Time is not measured: a machine may sleep, and wake."""
 _ADVICE = {
     signal.SIGILL: "the CPU lacks an instruction that the backend was compiled for",
     signal.SIGBUS: "shared memory or the disk under a memory-mapped file is full",
@@ -55,8 +58,12 @@ _ADVICE = {
 class Supervisor:
     """Implements `EngineClient`. Use from one event loop."""
 
-    def __init__(self, on_progress: Callable[[Loading], None]) -> None:
+    def __init__(self, on_progress: Callable[[Loading], None], step_timeout_s: float = 600) -> None:
+        """An engine may be silent so long while it has work; 0 is for ever."""
         self._on_progress = on_progress
+        self._step_timeout_s = step_timeout_s
+        self._heard = False
+        """Whether the engine has said anything since the last look."""
         self._listener = Listener()
         self._process: asyncio.subprocess.Process | None = None
         self._connection: Connection | None = None
@@ -188,7 +195,9 @@ class Supervisor:
             start_new_session=True,
         )
         began = monotonic()
+        watching = asyncio.create_task(self._watch(self._process))
         status = await self._process.wait()
+        watching.cancel()
         self._ready.clear()
         self._connection = None
         # not asked again: the adapter may be what it died of
@@ -206,6 +215,17 @@ class Supervisor:
                 len(self._open),
             )
 
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        silent = 0
+        while self._step_timeout_s:
+            self._heard = False
+            await asyncio.sleep(self._step_timeout_s / _LOOKS)
+            at_work = any(opened.sent for opened in self._open.values())
+            silent = silent + 1 if at_work and not self._heard else 0
+            if silent == _LOOKS:
+                logger.error("no step has ended for %g s: the engine hangs", self._step_timeout_s)
+                process.kill()
+
     def _on_connected(self, connection: Connection) -> None:
         self._connection, self._vocabulary_sent = connection, False
         connection.send(self._start)
@@ -213,6 +233,7 @@ class Supervisor:
     def _on_messages(self, connection: Connection, messages: list[FromEngine]) -> None:
         if connection is not self._connection:
             return  # the last words of an engine that is known to be dead
+        self._heard = True
         for message in messages:
             match message:
                 case StepDone():

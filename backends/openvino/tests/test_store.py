@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from tgi_backend_openvino import convert, store
 from tgi_backend_openvino.form import GRAPH, MANIFEST, WEIGHTS, read_manifest
-from tgi_backend_openvino.store import converted
+from tgi_backend_openvino.store import Converted, converted
 
 from tgi_core.errors import BadModel, DoesNotFit, UnsupportedModel
 
@@ -30,28 +31,50 @@ def folder(family_folder):
 @pytest.fixture
 def children(monkeypatch):
     """How often a child process was started."""
+    return counted(monkeypatch, store._convert_in_child)
+
+
+@pytest.fixture
+def copies(monkeypatch, folder, converted_folder):
+    """How often a child would have been: what it makes is copied, since children take seconds."""
+    made = converted_folder(folder)
+
+    def copy(source, target, quantize, progress):
+        shutil.copytree(made, target, dirs_exist_ok=True)
+
+    return counted(monkeypatch, copy)
+
+
+def counted(monkeypatch, convert_in_child):
     started = []
-    run = store._convert_in_child
 
     def count(*arguments):
         started.append(arguments)
-        run(*arguments)
+        convert_in_child(*arguments)
 
     monkeypatch.setattr(store, "_convert_in_child", count)
     return started
 
 
-def test_a_model_is_converted_once(folder, tmp_path, children):
-    first = converted(folder, None, tmp_path, no_progress)
+def test_two_at_once_convert_once_and_it_is_kept(folder, tmp_path, children):
+    seen = []
+
+    def one(_: int) -> Converted:
+        return converted(folder, None, tmp_path, lambda phase, *_: seen.append(phase))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, other = pool.map(one, range(2))
     again = converted(folder, None, tmp_path, no_progress)
-    assert (first.folder, first.manifest) == (again.folder, again.manifest)
+    assert first.folder == other.folder == again.folder
+    assert first.manifest == again.manifest
     assert len(children) == 1
+    assert any(phase.startswith("waiting for another") for phase in seen)
     assert first.manifest.vocab_size == 97
     assert first.manifest.made_by["openvino"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose", "manifest"])
-def test_a_damaged_one_is_made_anew(damage, folder, tmp_path, children, caplog, monkeypatch):
+def test_a_damaged_one_is_made_anew(damage, folder, tmp_path, copies, caplog, monkeypatch):
     # tracing in another test of this process silences all loggers that exist
     monkeypatch.setattr(store.logger, "disabled", False)
     kept = converted(folder, None, tmp_path, no_progress).folder
@@ -67,18 +90,18 @@ def test_a_damaged_one_is_made_anew(damage, folder, tmp_path, children, caplog, 
     else:
         (kept / MANIFEST).write_text("{")
     read_manifest(converted(folder, None, tmp_path, no_progress).folder)
-    assert len(children) == 2
+    assert len(copies) == 2
     assert "made anew" in caplog.text
 
 
-def test_a_changed_model_is_another_model(folder, tmp_path, children):
+def test_a_changed_model_is_another_model(folder, tmp_path, copies):
     first = converted(folder, None, tmp_path / "store", no_progress)
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     same = converted(copy, None, tmp_path / "store", no_progress)
-    assert len(children) == 1
+    assert len(copies) == 1
     assert same.folder == first.folder
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
@@ -86,11 +109,11 @@ def test_a_changed_model_is_another_model(folder, tmp_path, children):
     assert other.folder != same.folder
 
 
-def test_another_version_converts_again(folder, tmp_path, children, monkeypatch):
+def test_another_version_converts_again(folder, tmp_path, copies, monkeypatch):
     converted(folder, None, tmp_path, no_progress)
     upgrade(monkeypatch, "9.9")
     converted(folder, None, tmp_path, no_progress)
-    assert len(children) == 2
+    assert len(copies) == 2
 
 
 def upgrade(monkeypatch, torch):
@@ -98,7 +121,7 @@ def upgrade(monkeypatch, torch):
     monkeypatch.setattr(store, "made_by", lambda quantize: versions)
 
 
-def test_a_new_conversion_replaces_older_ones_of_the_folder(folder, tmp_path, monkeypatch):
+def test_a_new_conversion_replaces_older_ones_of_the_folder(folder, tmp_path, monkeypatch, copies):
     first = converted(folder, None, tmp_path, no_progress)
     other_bits = converted(folder, "int8", tmp_path, no_progress)
     first.release()
@@ -110,7 +133,7 @@ def test_a_new_conversion_replaces_older_ones_of_the_folder(folder, tmp_path, mo
     read_manifest(second.folder)
 
 
-def test_what_a_server_uses_stays(folder, tmp_path, monkeypatch, load):
+def test_what_a_server_uses_stays(folder, tmp_path, monkeypatch, load, copies):
     backend = load(folder, options={"cache_dir": str(tmp_path)})
     [first] = [path.parent for path in tmp_path.glob(f"*/{MANIFEST}")]
     upgrade(monkeypatch, "9.9")
@@ -123,7 +146,7 @@ def test_what_a_server_uses_stays(folder, tmp_path, monkeypatch, load):
     assert second.exists()
 
 
-def test_what_is_being_looked_for_stays(folder, tmp_path, monkeypatch):
+def test_what_is_being_looked_for_stays(folder, tmp_path, monkeypatch, copies):
     """Between finding a conversion and holding it there is a check of all its bytes."""
     first = converted(folder, None, tmp_path, no_progress)
     first.release()
@@ -132,18 +155,6 @@ def test_what_is_being_looked_for_stays(folder, tmp_path, monkeypatch):
         upgrade(monkeypatch, "9.9")
         converted(folder, None, tmp_path, no_progress)
     assert first.folder.exists()
-
-
-def test_two_at_once_convert_once(folder, tmp_path, children):
-    seen = []
-
-    def one(_: int) -> Path:
-        return converted(folder, None, tmp_path, lambda phase, *_: seen.append(phase)).folder
-
-    with ThreadPoolExecutor(2) as pool:
-        assert len(set(pool.map(one, range(2)))) == 1
-    assert len(children) == 1
-    assert any(phase.startswith("waiting for another") for phase in seen)
 
 
 def test_hashes_are_saved_by_many_at_once(folder, tmp_path):
@@ -158,7 +169,7 @@ def test_hashes_are_saved_by_many_at_once(folder, tmp_path):
     assert [path.name for path in (tmp_path / "hashes").iterdir()] == ["one.json"]
 
 
-def test_a_kill_in_the_middle_leaves_nothing_that_is_served(folder, tmp_path, children):
+def test_a_kill_in_the_middle_leaves_nothing_that_is_served(folder, tmp_path, copies):
     code = (
         "import sys, pathlib\n"
         "from tgi_backend_openvino.store import converted\n"
@@ -182,7 +193,7 @@ def test_a_kill_in_the_middle_leaves_nothing_that_is_served(folder, tmp_path, ch
         time.sleep(0.1)
     assert not _children_of(folder)
     kept = converted(folder, None, tmp_path, no_progress).folder
-    assert len(children) == 1
+    assert len(copies) == 1
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(
         [kept.name, "hashes"]
     )
