@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from tgi_core.contract import Step
 
 _BEFORE = "base_model.model."
 
@@ -126,3 +129,68 @@ def two_adapters(folder: Path, model: Path) -> list[Path]:
     """Two for a model of Llama's shape, as the conformance kit wants them."""
     targets = ["q_proj", "v_proj", "down_proj"]
     return [write_lora(folder / str(seed), model, targets, seed=seed) for seed in (1, 2)]
+
+
+TARGETS: Mapping[str, list[str]] = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "qwen2": ["q_proj", "v_proj", "down_proj"],
+    "gemma2": ["q_proj", "o_proj", "up_proj"],
+    "mistral, sliding": ["k_proj", "o_proj"],
+    "gpt2": ["c_attn", "attn.c_proj", "c_fc"],
+    "gpt_neox": ["query_key_value", "dense_h_to_4h"],
+    "gpt_bigcode": ["c_attn", "c_proj"],
+    "phi": ["q_proj", "dense", "fc1"],
+    "phi3, sliding": ["qkv_proj", "gate_up_proj"],
+    "opt": ["q_proj", "out_proj", "fc2"],
+    "mixtral": ["q_proj", "v_proj"],
+    "qwen2_moe": ["q_proj", "shared_expert.down_proj"],
+    "deepseek_v3": ["q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"],
+}
+
+
+class Adapted:
+    """Sequences, each with the adapter of a place, and the merged model it is compared to.
+
+    `backend` is a loaded StepBackend that holds adapters.
+    """
+
+    def __init__(self, backend: Any, model: Path, adapters: dict[int, Path]) -> None:
+        self.backend = backend
+        self.references = {0: reference_model(model)}
+        self.held: dict[int, list[int]] = {}
+        self.place: dict[int, int] = {}
+        for place, path in adapters.items():
+            backend.set_adapter(place, backend.read_adapter(path))
+            self.references[place] = merged_model(model, path)
+
+    def step(self, rows: dict[int, list[int]], place: dict[int, int] | None = None) -> np.ndarray:
+        """Logits of all tokens; a sequence keeps the place that it was first given."""
+        for seq in rows:
+            self.place.setdefault(seq, (place or {}).get(seq, 0))
+        past = [len(self.held.get(seq, [])) for seq in rows]
+        for seq, begin, tokens in zip(rows, past, rows.values(), strict=True):
+            assert self.backend.reserve(seq, begin + len(tokens))
+            self.held.setdefault(seq, []).extend(tokens)
+        places = [self.place[seq] for seq in rows]
+        tokens = [token for new in rows.values() for token in new]
+        step = Step(
+            seq=np.array(list(rows), np.int32),
+            past=np.array(past, np.int32),
+            n=np.array([len(new) for new in rows.values()], np.int32),
+            tokens=np.array(tokens, np.int32),
+            out=np.arange(len(tokens), dtype=np.int32),
+            adapter=np.array(places, np.int32) if any(places) else None,
+        )
+        return self.backend.step(step).numpy()
+
+    def check(self, rows: dict[int, list[int]], place: dict[int, int] | None = None) -> None:
+        logits = self.step(rows, place)
+        begin = 0
+        for seq, tokens in rows.items():
+            with torch.inference_mode():
+                whole = self.references[self.place[seq]](
+                    torch.tensor([self.held[seq]]), use_cache=False
+                ).logits[0]
+            got = logits[begin : begin + len(tokens)]
+            np.testing.assert_allclose(got, whole[-len(tokens) :], atol=3e-4, rtol=3e-4)
+            begin += len(tokens)

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from tests.families import FAMILIES, make_model
+from tests.lora import two_adapters
 from tgi_core.contract import DType, LoadRequest, ModelFiles, ModelFormat
 from tgi_core.testing.conformance import BackendConformance
 
@@ -33,6 +34,13 @@ class TestOpenVino(BackendConformance):
             num_threads=1,
             options={"cache_dir": str(tmp_path_factory.mktemp("store"))},
         )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapters(
+        cls, tmp_path_factory: pytest.TempPathFactory, load_request: LoadRequest
+    ) -> list[Path]:
+        return two_adapters(tmp_path_factory.mktemp("adapters"), load_request.model.path)
 
     def reference_logits(self, tokens: Sequence[int]) -> np.ndarray:
         model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from tgi_backend_openvino.adapters import (
+    AdapterBank,
+    add_low_rank,
+    linear_nodes,
+    linear_shape,
+)
 from tgi_backend_openvino.cache import BlockCache, block_bytes, block_tokens
 from tgi_backend_openvino.device import PRECISIONS, choose_device, choose_dtype
 from tgi_backend_openvino.exported import read_exported
 from tgi_backend_openvino.families import is_exported
 from tgi_backend_openvino.form import MANIFEST, read_manifest
 from tgi_backend_openvino.graph import GraphFacts, cache_names, read_graph
+from tgi_backend_openvino.parts import part_of
 from tgi_backend_openvino.quantize import check_quantization
 from tgi_backend_openvino.store import Converted, converted, default_folder
 from tgi_core.contract import (
+    AdapterRows,
     BackendStats,
     BlockPool,
     BlockTables,
@@ -25,6 +33,7 @@ from tgi_core.contract import (
     DType,
     HostLogits,
     LoadRequest,
+    LoraAdapter,
     PendingLogits,
     Progress,
     Step,
@@ -39,6 +48,7 @@ _CACHE_DTYPES = ("u8",)
 _LEAST_TOKENS = 4
 """In a step."""
 _WARM_UP_LENGTHS = (64, 1)
+_MAX_ADAPTER_RANK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,10 @@ class _Loaded:
     """One block more than the tables know: the last one is for idle rows."""
     tables: BlockTables
     block_tokens: int
+    adapters: AdapterBank | None
+    """None if the graph does not say which layers adapters may change."""
+    max_adapter_rank: int
+    reference: str
     capabilities: Capabilities
 
 
@@ -73,9 +87,12 @@ class OpenVinoBackend:
         graph, facts = _read(core, request.model.path, self._converted)
         dtype = choose_dtype(core, device, request.dtype, facts.weights)
         progress("compiling the model", 0, 1)
-        compiled = core.compile_model(graph, device, _properties(request, dtype))
+        properties = _properties(request, dtype)
+        linears = linear_nodes(graph, facts.linears)
+        shapes = {name: linear_shape(node) for name, node in linears.items()}
+        compiled = core.compile_model(graph, device, properties)
         # the graph holds a second copy of what compiling has rearranged
-        del graph
+        del graph, linears
         progress("compiling the model", 1, 1)
         inputs = {name: port for port in compiled.inputs for name in port.get_names()}
         caches = [inputs[name] for layer in range(facts.num_layers) for name in cache_names(layer)]
@@ -89,14 +106,29 @@ class OpenVinoBackend:
         )
         cache = BlockCache(caches, sizes.num_blocks + 1)
         cache.clean(np.array([sizes.num_blocks], np.int32))
-        infer = compiled.create_infer_request()
-        for port, tensor in cache.tensors:
-            infer.set_tensor(port, tensor)
+
+        def compile_adapted() -> ov.InferRequest:
+            graph, facts = _read(core, request.model.path, self._converted)
+            add_low_rank(graph, linear_nodes(graph, facts.linears))
+            return cache.request_of(core.compile_model(graph, device, properties))
+
         tables = BlockTables(
             BlockPool(sizes.num_blocks), grain, sizes.max_sequences, sizes.max_sequence_tokens
         )
-        capabilities = sizes.capabilities(f"OpenVINO on {device}", facts.vocab_size, grain)
-        self._loaded = _Loaded(infer, cache, tables, grain, capabilities)
+        capabilities = replace(
+            sizes.capabilities(f"OpenVINO on {device}", facts.vocab_size, grain),
+            adapters=AdapterRows.ROW if shapes else AdapterRows.NONE,
+        )
+        self._loaded = _Loaded(
+            request=cache.request_of(compiled),
+            cache=cache,
+            tables=tables,
+            block_tokens=grain,
+            adapters=AdapterBank(shapes, compile_adapted) if shapes else None,
+            max_adapter_rank=request.max_adapter_rank or _MAX_ADAPTER_RANK,
+            reference=request.model.reference,
+            capabilities=capabilities,
+        )
         return capabilities
 
     def warm_up(self, progress: Progress) -> None:
@@ -130,16 +162,44 @@ class OpenVinoBackend:
         self._here().tables.release(seq)
 
     def step(self, step: Step) -> PendingLogits:
-        """One inference over all rows side by side; see `StepBackend.step`."""
+        """One inference over all rows side by side; see `StepBackend.step`.
+
+        Rows with adapters are computed after the others, by their own graph.
+        """
         loaded = self._here()
-        infer = loaded.request
-        for name, array in _inputs(step, loaded).items():
-            infer.set_tensor(name, ov.Tensor(array))
-        infer.infer()
+        if step.adapter is None:
+            logits = _infer(loaded.request, _inputs(step, loaded), len(step.out))
+        else:
+            assert loaded.adapters is not None, "the capabilities claim no adapters"
+            logits = np.empty((len(step.out), loaded.capabilities.vocab_size), np.float32)
+            adapted = step.adapter > 0
+            if not adapted.all():
+                part, theirs = part_of(step, ~adapted)
+                logits[theirs] = _infer(loaded.request, _inputs(part, loaded), len(part.out))
+            if adapted.any():
+                part, theirs = part_of(step, adapted)
+                inputs = _inputs(part, loaded)
+                places = np.repeat(step.adapter[adapted], part.n)
+                idle = len(inputs["input_ids"]) - len(places)
+                request = loaded.adapters.request_for(_extended(places, idle, places[0]))
+                logits[theirs] = _infer(request, inputs, len(part.out))
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
             loaded.tables.advance(seq, n)
-        # the request's own memory: valid, and ours to write to, until the next inference
-        return HostLogits(infer.get_output_tensor(0).data[: len(step.out)])
+        return HostLogits(logits)
+
+    def read_adapter(self, path: Path) -> LoraAdapter:
+        """Reads a folder of PEFT; see `HoldsAdapters.read_adapter`."""
+        loaded = self._here()
+        assert loaded.adapters is not None, "the capabilities claim no adapters"
+        return loaded.adapters.read(path, max_rank=loaded.max_adapter_rank, model=loaded.reference)
+
+    def set_adapter(self, place: int, adapter: object | None) -> None:
+        """Makes its matrices inputs of the second graph; see `HoldsAdapters.set_adapter`."""
+        loaded = self._here()
+        assert loaded.adapters is not None, "the capabilities claim no adapters"
+        # only `read_adapter` makes them
+        assert adapter is None or isinstance(adapter, LoraAdapter)
+        loaded.adapters.put(place, adapter)
 
     def stats(self) -> BackendStats:
         """Cells in use, and the memory of the blocks that were ever used."""
@@ -160,6 +220,19 @@ class OpenVinoBackend:
         if self._loaded is None:
             raise RuntimeError("no model is loaded")
         return self._loaded
+
+
+def _infer(
+    request: ov.InferRequest,
+    inputs: dict[str, NDArray[np.int32] | NDArray[np.int64]],
+    num_outputs: int,
+) -> NDArray[np.float32]:
+    """Logits in the request's own memory: valid, and ours to write to, until it is used again."""
+    for name, array in inputs.items():
+        request.set_tensor(name, ov.Tensor(array))
+    request.infer()
+    logits: NDArray[np.float32] = request.get_output_tensor(0).data[:num_outputs]
+    return logits
 
 
 def _inputs(step: Step, loaded: _Loaded) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:

@@ -19,7 +19,7 @@ class BlockCache:
 
     def __init__(self, inputs: Sequence[ov.ConstOutput], num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self.tensors: list[tuple[ov.ConstOutput, ov.Tensor]] = []
+        self._tensors: list[tuple[str, ov.Tensor]] = []
         self._arrays: list[NDArray[np.uint8]] = []
         # memory that is never used costs nothing: the system gives a page when it is written
         self._is_clean = np.zeros(num_blocks, np.bool_)
@@ -27,7 +27,15 @@ class BlockCache:
             shape, dtype = _block_shape(port), port.get_element_type()
             array = np.empty((num_blocks, _block_bytes(port)), np.uint8)
             self._arrays.append(array)
-            self.tensors.append((port, ov.Tensor(array, ov.Shape([num_blocks, *shape]), dtype)))
+            tensor = ov.Tensor(array, ov.Shape([num_blocks, *shape]), dtype)
+            self._tensors.append((port.get_any_name(), tensor))
+
+    def request_of(self, compiled: ov.CompiledModel) -> ov.InferRequest:
+        """A request of a compiled model that reads and writes this cache."""
+        request = compiled.create_infer_request()
+        for name, tensor in self._tensors:
+            request.set_tensor(name, tensor)
+        return request
 
     @property
     def num_bytes(self) -> int:

@@ -105,6 +105,7 @@ def convert(source: Path, target: Path, quantize: str | None, progress: Progress
                 vocab_size=trial.vocab_size,
                 longest=longest_sequence(config, windowed=trial.windowed),
                 weights=weights,
+                linears=tuple(trial.adaptable),
                 made_by=made_by(quantize),
             ),
         )

@@ -20,7 +20,7 @@ MANIFEST = "tgi_openvino.json"
 """Is written last, so a folder without it is no converted model."""
 GRAPH = "model.xml"
 WEIGHTS = "model.bin"
-FORMAT = 1
+FORMAT = 2
 """Changes whenever older files can no longer be read, or should not be."""
 
 
@@ -50,6 +50,8 @@ class Manifest:
     """Positions that the model was made for; None if it does not say."""
     weights: str
     """Data type of the weights, for people: "bfloat16", "int8"."""
+    linears: tuple[str, ...]
+    """Layers that every token goes through, by name: those that an adapter may change."""
     made_by: Mapping[str, str]
     """Versions of the packages that took part."""
 
@@ -86,17 +88,19 @@ def read_manifest(
     path = folder / MANIFEST
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        found = content.pop("format")
+        if (found := content.pop("format")) != FORMAT:
+            raise BadModel(
+                f"{folder} was converted to format {found}, and this is format {FORMAT}."
+            )
         files = dict(content.pop("files"))
         layers = tuple(
             LayerForm(**{**layer, "sinks": layer["sinks"] and tuple(layer["sinks"])})
             for layer in content.pop("layers")
         )
-        manifest = Manifest(layers=layers, **content)
+        linears = tuple(content.pop("linears"))
+        manifest = Manifest(layers=layers, linears=linears, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadModel(f"{path} is no manifest of a converted model ({error!r}).") from error
-    if found != FORMAT:
-        raise BadModel(f"{folder} was converted to format {found}, and this is format {FORMAT}.")
     sizes = {name: _size(folder / name) for name in files}
     done, total = 0, sum(sizes.values())
     for name, expected in files.items():

@@ -29,6 +29,8 @@ class GraphFacts:
     """Positions that the model was made for; None if nobody says."""
     weights: str
     """Data type of the weights: "bfloat16", "int8"."""
+    linears: tuple[str, ...] = ()
+    """Layers that adapters may change, by name."""
 
 
 def read_graph(core: ov.Core, folder: Path, manifest: Manifest) -> tuple[ov.Model, GraphFacts]:
@@ -73,6 +75,7 @@ def read_graph(core: ov.Core, folder: Path, manifest: Manifest) -> tuple[ov.Mode
         vocab_size=manifest.vocab_size,
         longest=manifest.longest,
         weights=manifest.weights,
+        linears=manifest.linears,
     )
 
 

@@ -11,70 +11,9 @@ import transformers
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import FAMILIES, GQA, VOCAB, make_model
-from tests.lora import merged_model, reference_model, write_lora
-from tgi_core.contract import AdapterRows, Step
+from tests.lora import TARGETS, Adapted, write_lora
+from tgi_core.contract import AdapterRows
 from tgi_core.errors import BadAdapter
-
-TARGETS = {
-    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    "qwen2": ["q_proj", "v_proj", "down_proj"],
-    "gemma2": ["q_proj", "o_proj", "up_proj"],
-    "mistral, sliding": ["k_proj", "o_proj"],
-    "gpt2": ["c_attn", "attn.c_proj", "c_fc"],
-    "gpt_neox": ["query_key_value", "dense_h_to_4h"],
-    "gpt_bigcode": ["c_attn", "c_proj"],
-    "phi": ["q_proj", "dense", "fc1"],
-    "phi3, sliding": ["qkv_proj", "gate_up_proj"],
-    "opt": ["q_proj", "out_proj", "fc2"],
-    "mixtral": ["q_proj", "v_proj"],
-    "qwen2_moe": ["q_proj", "shared_expert.down_proj"],
-    "deepseek_v3": ["q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"],
-}
-
-
-class Adapted:
-    """Sequences, each with the adapter of a place, and the merged model it is compared to."""
-
-    def __init__(self, backend: TorchBackend, model: Path, adapters: dict[int, Path]) -> None:
-        self.backend = backend
-        self.references = {0: reference_model(model)}
-        self.held: dict[int, list[int]] = {}
-        self.place: dict[int, int] = {}
-        for place, path in adapters.items():
-            backend.set_adapter(place, backend.read_adapter(path))
-            self.references[place] = merged_model(model, path)
-
-    def step(self, rows: dict[int, list[int]], place: dict[int, int] | None = None) -> np.ndarray:
-        """Logits of all tokens; a sequence keeps the place that it was first given."""
-        for seq in rows:
-            self.place.setdefault(seq, (place or {}).get(seq, 0))
-        past = [len(self.held.get(seq, [])) for seq in rows]
-        for seq, begin, tokens in zip(rows, past, rows.values(), strict=True):
-            assert self.backend.reserve(seq, begin + len(tokens))
-            self.held.setdefault(seq, []).extend(tokens)
-        places = [self.place[seq] for seq in rows]
-        tokens = [token for new in rows.values() for token in new]
-        step = Step(
-            seq=np.array(list(rows), np.int32),
-            past=np.array(past, np.int32),
-            n=np.array([len(new) for new in rows.values()], np.int32),
-            tokens=np.array(tokens, np.int32),
-            out=np.arange(len(tokens), dtype=np.int32),
-            adapter=np.array(places, np.int32) if any(places) else None,
-        )
-        return self.backend.step(step).numpy()
-
-    def check(self, rows: dict[int, list[int]], place: dict[int, int] | None = None) -> None:
-        logits = self.step(rows, place)
-        begin = 0
-        for seq, tokens in rows.items():
-            with torch.inference_mode():
-                whole = self.references[self.place[seq]](
-                    torch.tensor([self.held[seq]]), use_cache=False
-                ).logits[0]
-            got = logits[begin : begin + len(tokens)]
-            np.testing.assert_allclose(got, whole[-len(tokens) :], atol=3e-4, rtol=3e-4)
-            begin += len(tokens)
 
 
 @pytest.mark.parametrize("family", TARGETS)
