@@ -21,6 +21,8 @@ from tgi_core.sampling.truncation import Candidates, truncate
 
 _BLOCK = 256
 """Token ids in a block of a draw: near the square root of a vocabulary's size."""
+_ROUGHNESS = 1e-4
+"""More than two sums of 256 numbers in float32 can be off, in whatever order they are added."""
 
 
 @np.errstate(invalid="ignore")  # logits may be infinite; their log-probabilities are no numbers
@@ -42,16 +44,18 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
     usable = ~(np.isnan(best) | (best == -np.inf))
     ids[~usable] = -1
 
-    logprobs = np.full(num_rows, np.nan, np.float32)
     most = int(batch.num_top.max(initial=0))
     top_ids = np.full((num_rows, most), -1, np.int32)
     top_logprobs = np.full((num_rows, most), -np.inf, np.float32)
 
-    drawn = batch.temperature > 0
+    drawn = (batch.temperature > 0) & (batch.forced < 0)
+    ids = np.where((batch.forced >= 0) & usable, batch.forced, ids)
     detailed = batch.logprobs | (batch.num_top > 0) | (batch.forced >= 0)
-    tokens = np.arange(vocab)
+    chosen, totals = best.astype(np.float64), np.full(num_rows, np.nan)
+    tokens, spare = np.arange(vocab), np.empty(vocab, np.float32)
+    race = _Race(vocab, batch.uniform)
     for row in np.flatnonzero(usable & (drawn | detailed)):
-        if drawn[row]:
+        if batch.temperature[row] > 0:
             candidates = truncate(
                 tokens,
                 logits[row],
@@ -60,40 +64,91 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
                 float(batch.top_p[row]),
                 float(batch.min_p[row]),
                 float(batch.typical_p[row]),
+                spare,
             )
         else:
-            candidates = Candidates.of(tokens, logits[row])
-        if batch.forced[row] >= 0:
-            ids[row] = batch.forced[row]
-        elif drawn[row]:
-            ids[row] = _draw(candidates, float(batch.uniform[row]))
+            candidates = Candidates.of(tokens, logits[row], spare)
+        if drawn[row]:
+            race.run(int(row), candidates)
+        else:
+            chosen[row] = _logit_of(candidates, int(ids[row]))
         if detailed[row]:
-            total = log_normalizer(candidates)
-            logprobs[row] = _logit_of(candidates, int(ids[row])) - total
+            totals[row] = log_normalizer(candidates)
             num = int(batch.num_top[row])
             if num:
                 best_ids, best_logits = top(candidates, num)
                 top_ids[row, : len(best_ids)] = best_ids
-                top_logprobs[row, : len(best_ids)] = best_logits.astype(np.float64) - total
+                top_logprobs[row, : len(best_ids)] = best_logits.astype(np.float64) - totals[row]
+    race.end(ids, chosen)
+    logprobs = (chosen - totals).astype(np.float32)
     return SampledTokens(ids=ids, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs)
 
 
-def _draw(candidates: Candidates, uniform: float) -> int:
+class _Race:
     """Two exponential races: between blocks of token ids, then between the tokens of the winner.
 
     Whoever arrives first wins; a runner takes its random number divided by its probability. A race
     of blocks needs a random number for each block instead of one for each token.
     """
-    ids, weights = candidates.ids, candidates.weights
-    borders = np.searchsorted(ids, np.arange(0, ids[-1] + 1 + _BLOCK, _BLOCK))
-    blocks = np.flatnonzero(borders[:-1] < borders[1:])
-    mass = np.add.reduceat(weights, borders[blocks], dtype=np.float64)
-    with np.errstate(divide="ignore"):
+
+    def __init__(self, vocab: int, uniform: NDArray[np.float64]) -> None:
+        self._vocab = vocab
+        self._uniform = uniform
+        self._borders = np.arange(0, vocab + _BLOCK, _BLOCK)
         # below zero, where no token has its number
-        block = blocks[(exponentials(uniform, -1 - blocks) / mass).argmin()]
-        begin, end = borders[block], borders[block + 1]
-        arrivals = exponentials(uniform, ids[begin:end]) / weights[begin:end]
-    return int(ids[begin + arrivals.argmin()])
+        self._numbers = exponentials(uniform[:, None], -1 - np.arange(len(self._borders) - 1))
+        self._rows: list[int] = []
+        self._blocks: list[Candidates] = []
+
+    def run(self, row: int, candidates: Candidates) -> None:
+        """The race of a row's blocks."""
+        numbers, weights = self._numbers[row], candidates.weights
+        with np.errstate(divide="ignore"):
+            if len(weights) == self._vocab:
+                borders = self._borders
+                block = _first_block(numbers, weights)
+            else:
+                borders = np.searchsorted(candidates.ids, self._borders)
+                blocks = np.flatnonzero(borders[:-1] < borders[1:])
+                mass = np.add.reduceat(weights, borders[blocks], dtype=np.float64)
+                block = blocks[(numbers[blocks] / mass).argmin()]
+        self._rows.append(row)
+        self._blocks.append(candidates.copy(slice(borders[block], borders[block + 1])))
+
+    def end(self, ids: NDArray[np.int32], chosen: NDArray[np.float64]) -> None:
+        """The races of the winners' tokens, together: the tokens, and their logits."""
+        if not self._rows:
+            return
+        sizes = [len(block.ids) for block in self._blocks]
+        numbers = exponentials(
+            np.repeat(self._uniform[self._rows], sizes),
+            np.concatenate([block.ids for block in self._blocks]),
+        )
+        with np.errstate(divide="ignore"):
+            arrivals = numbers / np.concatenate([block.weights for block in self._blocks])
+        begin = 0
+        for row, size, block in zip(self._rows, sizes, self._blocks, strict=True):
+            winner = arrivals[begin : begin + size].argmin()
+            ids[row], chosen[row] = block.ids[winner], block.logits[winner]
+            begin += size
+
+
+def _first_block(numbers: NDArray[np.float64], weights: NDArray[np.float32]) -> np.intp:
+    """The block of all tokens that arrives first.
+
+    Sums of float32 take a fifth of the time of those of float64; they are rounded, but tell nearly
+    always who wins, and else who may.
+    """
+    whole = len(weights) // _BLOCK * _BLOCK
+    sums = np.einsum("ij->i", weights[:whole].reshape(-1, _BLOCK))
+    if whole < len(weights):
+        sums = np.append(sums, weights[whole:].sum())
+    arrivals = numbers / sums
+    first = np.flatnonzero(arrivals <= arrivals.min() * (1 + _ROUGHNESS))
+    if len(first) == 1:
+        return first[0]
+    exact = [weights[i * _BLOCK : (i + 1) * _BLOCK].sum(dtype=np.float64) for i in first]
+    return first[(numbers[first] / exact).argmin()]
 
 
 def _logit_of(candidates: Candidates, token: int) -> float:

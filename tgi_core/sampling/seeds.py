@@ -30,18 +30,20 @@ def uniform(seed: NDArray[np.uint64], position: NDArray[np.uint64]) -> NDArray[n
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def exponentials(draw: float, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
+def exponentials(
+    draws: NDArray[np.float64] | float, tokens: NDArray[np.intp]
+) -> NDArray[np.float64]:
     """An exponential random number for each token, from a row's one uniform draw.
 
     Args:
-        draw: in [0, 1), from `uniform`.
-        tokens: (C,), token ids, or other numbers from -2**63 to 2**63 - 1.
+        draws: in [0, 1), from `uniform`; one, or an array that goes with `tokens`.
+        tokens: token ids, or other numbers from -2**63 to 2**63 - 1.
 
     Returns:
-        float64 (C,), above 0. A token's number does not depend on which others there are.
+        float64, above 0. A token's number does not depend on which others there are.
     """
     with np.errstate(over="ignore"):
-        bits = _mix(keys(np.array([draw])) + tokens.astype(np.uint64) * _INCREMENT)
+        bits = _mix(keys(np.asarray(draws)) + tokens.astype(np.uint64) * _INCREMENT)
     result: NDArray[np.float64] = -np.log(
         ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     )

@@ -137,6 +137,7 @@ def test_top_k_with_all_ties_of_the_last(logits: np.ndarray, top_k: int) -> None
 def check_top_p(logits: np.ndarray, top_p: float) -> None:
     top_p = float(np.float32(top_p))
     candidates = ours(logits, top_p=top_p)
+    candidates = candidates.keep(candidates.weights > 0)
     p = probabilities(logits)
     order = np.argsort(-p, kind="stable")
     mass = np.cumsum(p[order])
