@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tgi_core.builtin.json_schema import SHARED, children, rewritten
 from tgi_core.contract import (
     CompiledGrammar,
     Grammar,
@@ -55,11 +56,6 @@ _LARK_PIECES = re.compile(
 )
 """What may hold the signs that are looked for without meaning them: comments, strings, regexes."""
 _LARK_PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): (.*)", re.DOTALL)
-
-_CHILD = ("items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not")
-_CHILDREN = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SHARED = ("$defs", "definitions")
-_NAMED_CHILDREN = ("properties", "patternProperties", *_SHARED)
 
 
 class LLGuidance:
@@ -172,10 +168,10 @@ class _Compiler:
 
     def _place_of_fault(self, schema: dict[str, Any], fault: str) -> str:
         """Where in a schema the fault is: the innermost part that has it by itself."""
-        shared = {key: schema[key] for key in _SHARED if key in schema}
+        shared = {key: schema[key] for key in SHARED if key in schema}
         place, part, left = "#", schema, _PLACES_TRIED
         while True:
-            for key, child in _children(part):
+            for key, child in children(part):
                 left -= 1
                 if left < 0:
                     return place
@@ -295,7 +291,7 @@ def _without_head(fault: str) -> str:
 
 def _of_schema(schema: object) -> str:
     """The library's form of a JSON schema."""
-    schema = _with_objects(schema)
+    schema = rewritten(schema)
     if isinstance(schema, dict):
         schema = {**schema, "x-guidance": {"whitespace_pattern": _WHITESPACE}}
     return json.dumps(
@@ -308,43 +304,6 @@ def _of_schema(schema: object) -> str:
     )
 
 
-def _with_objects(schema: Any) -> Any:
-    """The same schema, but what has properties and no type must be an object.
-
-    JSON Schema would also allow a number there. TGI does not, and nobody who writes this means it.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    made: dict[str, Any] = {}
-    for key, value in schema.items():
-        match value:
-            case list() if key in _CHILDREN or key == "items":
-                made[key] = [_with_objects(child) for child in value]
-            case dict() if key in _NAMED_CHILDREN:
-                made[key] = {name: _with_objects(child) for name, child in value.items()}
-            case dict() if key in _CHILD:
-                made[key] = _with_objects(value)
-            case _:
-                made[key] = value
-    return {"type": "object", **made} if "properties" in made and "type" not in made else made
-
-
-def _children(schema: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    """The parts of a schema that are schemas, with their places; shared ones come first."""
-    for key, value in sorted(schema.items(), key=lambda item: item[0] not in _SHARED):
-        if key in _CHILD:
-            yield key, value
-        elif key in _CHILDREN and isinstance(value, list):
-            yield from ((f"{key}/{place}", child) for place, child in enumerate(value))
-        elif key in _NAMED_CHILDREN and isinstance(value, dict):
-            yield from ((f"{key}/{_escaped(name)}", child) for name, child in value.items())
-
-
-def _escaped(name: str) -> str:
-    """A name as part of a JSON pointer, cut if it is long."""
-    return name[:64].replace("~", "~0").replace("/", "~1")
-
-
 def _fault(matcher: llguidance.LLMatcher) -> str:
     """The library's own words, without those that are about it and not about the grammar."""
     text = matcher.get_error()
@@ -352,6 +311,8 @@ def _fault(matcher: llguidance.LLMatcher) -> str:
         logger.error("llguidance failed: %s", text)
         return "the guidance engine failed"
     text = text.replace("<non-verbose/>", "").strip()
+    if text.startswith("oneOf constraints are not supported"):
+        return "the branches of oneOf may overlap, which cannot be enforced; use anyOf"
     if text.startswith("NoExtension"):
         return "nothing that the vocabulary can spell satisfies the grammar"
     _, found, reason = text.partition("\nerror: ")

@@ -111,7 +111,7 @@ class _Race:
                 borders = np.searchsorted(candidates.ids, self._borders)
                 blocks = np.flatnonzero(borders[:-1] < borders[1:])
                 mass = np.add.reduceat(weights, borders[blocks], dtype=np.float64)
-                block = blocks[(numbers[blocks] / mass).argmin()]
+                block = int(blocks[(numbers[blocks] / mass).argmin()])
         self._rows.append(row)
         self._blocks.append(candidates.copy(slice(borders[block], borders[block + 1])))
 
@@ -133,7 +133,7 @@ class _Race:
             begin += size
 
 
-def _first_block(numbers: NDArray[np.float64], weights: NDArray[np.float32]) -> np.intp:
+def _first_block(numbers: NDArray[np.float64], weights: NDArray[np.float32]) -> int:
     """The block of all tokens that arrives first.
 
     Sums of float32 take a fifth of the time of those of float64; they are rounded, but tell nearly
@@ -146,9 +146,9 @@ def _first_block(numbers: NDArray[np.float64], weights: NDArray[np.float32]) -> 
     arrivals = numbers / sums
     first = np.flatnonzero(arrivals <= arrivals.min() * (1 + _ROUGHNESS))
     if len(first) == 1:
-        return first[0]
+        return int(first[0])
     exact = [weights[i * _BLOCK : (i + 1) * _BLOCK].sum(dtype=np.float64) for i in first]
-    return first[(numbers[first] / exact).argmin()]
+    return int(first[(numbers[first] / exact).argmin()])
 
 
 def _logit_of(candidates: Candidates, token: int) -> float:

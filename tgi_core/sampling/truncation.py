@@ -167,7 +167,7 @@ class _Ranked:
         if mass <= 0 or place == len(sums):
             return None
         last = ordered.rank[-1 - place]
-        kept = self.rank > last
+        kept: NDArray[np.bool_] = self.rank > last
         ties = np.flatnonzero(self.rank == last)
         num = 1
         if len(ties) > 1:
