@@ -12,7 +12,8 @@ ToolCallParser TopToken Verdict available_bytes check_contract choose_sizes DURA
 BatchStats Distribution FinishedRequest FinishedSequence RequestSink CompiledGrammar
 GrammarCompiler GuidanceEngine Matcher Vocabulary warm_up_with Embedded Embedding Embeds Pooling
 PromptEmbedded pooled Adjustment Boost Command CommandTools
-AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank read_peft
+TaggedArguments AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank
+read_peft
 """.split()
 
 

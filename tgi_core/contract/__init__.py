@@ -72,7 +72,7 @@ from tgi_core.contract.sizes import Sizes, choose_sizes
 from tgi_core.contract.stats import DURATION_BOUNDS_S, BatchStats, Distribution, StepStats
 from tgi_core.contract.step import BackendStats, SamplesOnDevice, StepBackend
 from tgi_core.contract.tokenizer import Tokenizer, TokenSpan, TokenStream
-from tgi_core.contract.toolcalls import ReasoningParser, ToolCallParser
+from tgi_core.contract.toolcalls import ReasoningParser, TaggedArguments, ToolCallParser
 from tgi_core.contract.version import CONTRACT, check_contract
 from tgi_core.contract.warm_up import warm_up_with
 
@@ -158,6 +158,7 @@ __all__ = [
     "StepBackend",
     "StepStats",
     "StopRule",
+    "TaggedArguments",
     "TokenEvent",
     "TokenSpan",
     "TokenStream",

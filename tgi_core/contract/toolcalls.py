@@ -11,11 +11,33 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaggedArguments:
+    """Arguments as tags with plain texts, such as `<parameter=NAME>VALUE</parameter>`.
+
+    A text whose parameter may be a string is one; others are JSON, if they are.
+    """
+
+    begin: str
+    """What an argument begins with."""
+    name: str
+    """A regular expression for what stands between that and the value; its group `name` is the name
+    of the parameter. It matches at the first character at which it can, of 512 at most."""
+    end: str
+    """What ends a value."""
+    padded: bool = False
+    """A line break at the beginning and one at the end of a value are no part of it."""
+
+    def __post_init__(self) -> None:
+        _check_group(self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallParser:
     """A format of tool calls.
 
     A call is a JSON object that names a function and its arguments, `{"name": ..., "arguments":
-    ...}` or a usual variant of it; or, with `head`, the name in front of an object of arguments.
+    ...}` or a usual variant of it; or, with `head`, the name in front of an object of arguments, or
+    with `tagged`, in front of tags.
     """
 
     name: str
@@ -34,7 +56,10 @@ class ToolCallParser:
     head: str | None = None
     """A regular expression for what stands between opening and arguments, white space at its ends
     left out; its group `name` is the name of the function. It is matched against 512 characters at
-    most. None if the name stands in the object."""
+    most. None if the name stands in the object. With `tagged` it includes a delimiter, for it
+    matches at the first character at which it can; a group `next` is read again."""
+    tagged: TaggedArguments | None = None
+    """How arguments are written, if that is not JSON."""
     closings: tuple[str, ...] = ()
     """Texts that may follow a call and are no part of the answer."""
     separators: tuple[str, ...] = ()
@@ -51,8 +76,15 @@ class ToolCallParser:
     """The key of the arguments in a call that is forced."""
 
     def __post_init__(self) -> None:
-        if self.head is not None and "name" not in re.compile(self.head).groupindex:
-            raise ValueError(f"head has no group `name`: {self.head!r}")
+        if self.head is not None:
+            _check_group(self.head)
+        elif self.tagged is not None:
+            raise ValueError("tagged arguments need a head")
+
+
+def _check_group(pattern: str) -> None:
+    if "name" not in re.compile(pattern).groupindex:
+        raise ValueError(f"there is no group `name` in {pattern!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +100,9 @@ class ReasoningParser:
     begin: str
     """Comes first in an answer; or stands at the end of the prompt already."""
     end: str
+    again: bool = False
+    """Thoughts may come again later."""
+    dropped: tuple[str, ...] = ()
+    """Texts around the answer that are no part of it, such as the names of its channels."""
+    tokens: tuple[str, ...] = ()
+    """Special tokens that all these texts are made of, if they are more than one."""

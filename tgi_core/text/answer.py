@@ -10,8 +10,9 @@ look for), no tokens and no HTTP.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tgi_core.contract import ReasoningParser, ToolCallParser
 from tgi_core.text.calls import CallReader, NoCall
@@ -55,7 +56,7 @@ class AnswerParser:
         *,
         reasoning: ReasoningParser | None = None,
         tools: ToolCallParser | None = None,
-        functions: Collection[str] = (),
+        functions: Mapping[str, Mapping[str, Any]] | None = None,
         one_call: bool = False,
         prompt_end: str = "",
     ) -> None:
@@ -64,7 +65,7 @@ class AnswerParser:
         Args:
             reasoning: how thoughts are marked; None if they are not looked for.
             tools: how calls are written; None if they are not looked for.
-            functions: names of the request's tools.
+            functions: the request's tools: their parameters, by name.
             one_call: calls after the first are left out.
             prompt_end: the last characters of the prompt, which may have begun a thought.
         """
@@ -82,7 +83,7 @@ class AnswerParser:
         self._chars = Characters()
         self._reader = None
         if tools is not None:
-            self._reader = CallReader(tools, functions, self._chars, self._begin, self._argue)
+            self._reader = CallReader(tools, functions or {}, self._chars, self._begin, self._argue)
         self._chars.start(self._answer())
 
     @property
@@ -134,18 +135,25 @@ class AnswerParser:
             mark, space = yield from self._text()
             if not mark:
                 return
-            if self._inside and self._reasoning is not None and mark == self._reasoning.end:
-                self._inside = False
+            thoughts = self._reasoning
+            if thoughts is not None and mark in (thoughts.begin, thoughts.end, *thoughts.dropped):
+                self._inside = mark == thoughts.begin or (self._inside and mark != thoughts.end)
                 yield from self._chars.skip_space()
-                yield from self._bare_calls()
+                if not self._inside:
+                    yield from self._bare_calls()
             else:
                 yield from self._marked_calls(space + mark)
 
     def _text(self) -> Reading[tuple[str, str]]:
         """Text up to a mark: the mark, and the white space before it; "" at the end of all."""
         marks = list(self._tools.openings) if self._tools is not None else []
-        if self._inside and self._reasoning is not None:
-            marks.append(self._reasoning.end)
+        thoughts = self._reasoning
+        if thoughts is not None:
+            marks += thoughts.dropped
+            if self._inside:
+                marks.append(thoughts.end)
+            elif thoughts.again:
+                marks.append(thoughts.begin)
         if not marks:
             while char := (yield from self._chars.next()):
                 self._say(char)
@@ -219,5 +227,5 @@ def _marks(tools: ToolCallParser | None, reasoning: ReasoningParser | None) -> f
     if tools is not None:
         marks.update(tools.openings, tools.closings, tools.separators, tools.tokens)
     if reasoning is not None:
-        marks.update((reasoning.begin, reasoning.end))
+        marks.update((reasoning.begin, reasoning.end), reasoning.dropped, reasoning.tokens)
     return frozenset(marks)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Callable, Collection
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from tgi_core.contract import ToolCallParser
 from tgi_core.text.characters import Characters, Reading
+from tgi_core.text.tagged import TaggedReader
 
 _MAX_HEAD = 512
 """Longest text between an opening and the arguments: it is matched as a whole."""
@@ -37,7 +38,7 @@ class CallReader:
     def __init__(
         self,
         parser: ToolCallParser,
-        functions: Collection[str],
+        functions: Mapping[str, Mapping[str, Any]],
         chars: Characters,
         begin: Callable[[str], None],
         argue: Callable[[str], None],
@@ -46,7 +47,7 @@ class CallReader:
 
         Args:
             parser: the format.
-            functions: names of the request's tools.
+            functions: the request's tools: their parameters, by name.
             chars: the text.
             begin: told the name of each function that is called.
             argue: told the arguments of that call, part by part.
@@ -57,6 +58,7 @@ class CallReader:
         self._tell_begin = begin
         self._tell_arguments = argue
         self._head = None if parser.head is None else re.compile(parser.head)
+        self._tags = parser.tagged and TaggedReader(parser.tagged, chars, self._argue)
         self._bare = False
         self._begun = False
         """Whether the function of the call that is being read has been told."""
@@ -90,6 +92,9 @@ class CallReader:
                 return
 
     def _call(self, *, named: bool) -> Reading[None]:
+        if self._tags is not None:
+            yield from self._tagged_call(self._tags)
+            return
         char = yield from self._chars.next()
         if named and self._head is not None:
             head = ""
@@ -107,6 +112,22 @@ class CallReader:
         yield from self._object(inner=False)
         if not self._begun:
             self._fail("}")
+        if not self._argued:
+            self._argue("{}")
+
+    def _tagged_call(self, tags: TaggedReader) -> Reading[None]:
+        match, head = None, ""
+        while match is None:
+            char = yield from self._chars.next()
+            head += char
+            if not char or len(head) > _MAX_HEAD or self._head is None:
+                self._fail(char)
+            match = self._head.fullmatch(head)
+        name = match["name"].strip()
+        self._begin(name, head[-1])
+        self._chars.put_back(match.groupdict().get("next") or "")
+        if not (yield from tags.read(self._functions.get(name, {}))):
+            self._fail("")
         if not self._argued:
             self._argue("{}")
 

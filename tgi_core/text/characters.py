@@ -120,6 +120,18 @@ class Characters:
         self.put_back(space + found)
         return ""
 
+    def literal(self, text: str) -> Reading[bool]:
+        """Reads a text; False if another comes, and then nothing has been read."""
+        found = ""
+        while char := (yield from self.next()):
+            found += char
+            if found == text:
+                return True
+            if not text.startswith(found):
+                break
+        self.put_back(found)
+        return False
+
     def drop_last_space(self) -> Reading[None]:
         """Reads white space if there is nothing else any more."""
         space = yield from self.skip_space()

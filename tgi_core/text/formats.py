@@ -42,7 +42,12 @@ def choose_tool_parser(
         for opening in parser.openings:
             # a word may be one token in any vocabulary; a tag only where it was made for this
             is_tag = opening.startswith(("<", "["))
-            if is_tag and len(tokenizer.encode(opening, add_special_tokens=False)) == 1:
+            # and tags around tags are in the templates of all models that write them
+            if (
+                is_tag
+                and parser.tagged is None
+                and len(tokenizer.encode(opening, add_special_tokens=False)) == 1
+            ):
                 return parser
     return GENERIC
 

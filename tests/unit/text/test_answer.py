@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tgi_core.builtin.reasoning_parsers.gpt_oss import GPT_OSS
 from tgi_core.builtin.reasoning_parsers.magistral import MAGISTRAL
 from tgi_core.builtin.reasoning_parsers.think import THINK
 from tgi_core.builtin.tool_parsers import tgi_tool_parsers
@@ -21,7 +22,9 @@ from tgi_core.builtin.tool_parsers.mistral import MISTRAL
 from tgi_core.builtin.tool_parsers.phi4 import PHI4
 from tgi_core.text.answer import AnswerParser
 
-FUNCTIONS = {"get_weather", "f", "g"}
+FUNCTIONS = {name: {} for name in ("get_weather", "f", "g")}
+TYPED = {"f": {"properties": {"text": {"type": "string"}, "n": {"type": "integer"}}}}
+"""Text in tags comes while it is written if it is known to be a string."""
 PARSERS = {parser.name: parser for parser in tgi_tool_parsers()}
 
 NASTY = {
@@ -42,8 +45,8 @@ class Read:
     complete: bool = True
 
 
-def read(parts, tools=None, reasoning=None, **more):
-    parser = AnswerParser(tools=tools, reasoning=reasoning, functions=FUNCTIONS, **more)
+def read(parts, tools=None, reasoning=None, functions=FUNCTIONS, **more):
+    parser = AnswerParser(tools=tools, reasoning=reasoning, functions=functions, **more)
     found = Read()
     for said in [*map(parser.push, parts), parser.flush()]:
         found.content += said.content
@@ -70,6 +73,15 @@ def whole(text, tools=None, reasoning=None, **more):
     return found
 
 
+def tagged(tag, args):
+    """Arguments in tags: strings as they are, all else as JSON."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in args.items()
+    }
+    return "".join(tag.format(name, text) for name, text in texts.items())
+
+
 def written(name, *calls):
     """Calls as a model of a family writes them."""
     dumped = [(function, json.dumps(args, ensure_ascii=False)) for function, args in calls]
@@ -92,6 +104,32 @@ def written(name, *calls):
                 for function, args in dumped
             )
             return f"<｜tool▁calls▁begin｜>{body}<｜tool▁calls▁end｜>"  # noqa: RUF001
+        case "qwen3_coder":
+            tag = "<parameter={}>\n{}\n</parameter>\n"
+            return "\n".join(
+                f"<tool_call>\n<function={f}>\n{tagged(tag, args)}</function>\n</tool_call>"
+                for f, args in calls
+            )
+        case "glm4":
+            tag = "<arg_key>{}</arg_key>\n<arg_value>{}</arg_value>\n"
+            return "".join(f"<tool_call>{f}\n{tagged(tag, a)}</tool_call>" for f, a in calls)
+        case "minimax":
+            tag = '<parameter name="{}">{}</parameter>\n'
+            body = "\n".join(
+                f'<invoke name="{f}">\n{tagged(tag, args)}</invoke>' for f, args in calls
+            )
+            return f"<minimax:tool_call>\n{body}\n</minimax:tool_call>"
+        case "kimi_k2":
+            body = "".join(
+                f"<|tool_call_begin|>functions.{f}:{i}<|tool_call_argument_begin|>{args}"
+                "<|tool_call_end|>"
+                for i, (f, args) in enumerate(dumped)
+            )
+            return f"<|tool_calls_section_begin|>{body}<|tool_calls_section_end|>"
+        case "gpt_oss":
+            return " ".join(
+                f"to=functions.{f} <|constrain|>json<|message|>{args}<|call|>" for f, args in dumped
+            )
         case _:
             raise AssertionError(name)
 
@@ -116,7 +154,9 @@ def test_each_format_parallel_calls(name):
     assert first.calls == found.calls[:1] and first.content == ""
 
 
-@pytest.mark.parametrize("name", ["hermes", "mistral", "phi4", "deepseek"])
+@pytest.mark.parametrize(
+    "name", ["hermes", "mistral", "phi4", "deepseek", "qwen3_coder", "glm4", "minimax", "kimi_k2"]
+)
 def test_text_before_calls_is_content_and_calls_may_follow_a_thought(name):
     text = "<think>\nwhich?\n</think>\n\nLet me look.\n" + written(name, ("f", NASTY))
     found = whole(text, PARSERS[name], THINK)
@@ -127,14 +167,14 @@ def test_text_before_calls_is_content_and_calls_may_follow_a_thought(name):
 @pytest.mark.parametrize("name", PARSERS)
 def test_arguments_come_while_they_are_written(name):
     text = written(name, ("f", {"text": "abcdefgh"}))
-    found = read(text, PARSERS[name])
+    found = read(text, PARSERS[name], functions=TYPED)
     assert len([part for part in found.parts if part]) > 8
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_what_is_cut_in_the_middle_of_arguments_has_an_open_call(name):
     text = written(name, ("f", {"text": "abc"}))
-    found = whole(text[: text.index("bc")], PARSERS[name])
+    found = whole(text[: text.index("bc")], PARSERS[name], functions=TYPED)
     assert found.calls == [["f", '{"text": "a']]
     assert (found.complete, found.content) == (False, "")
 
@@ -288,6 +328,9 @@ WORDS = st.sampled_from(
         ),
         *(" ", "\n", "a", "é", "名", "1", "null", "_name", '{"function": {"_name": "f"', "[ARGS]"),
         *("<\uff5ctool▁call▁begin\uff5c>", "<\uff5ctool▁sep\uff5c>"),
+        *("<function=f>", "</function>", "<parameter=a>", "</parameter>", "<arg_key>", "f\n"),
+        *("</arg_key>", "<arg_value>", "</arg_value>", '<invoke name="f">', "</invoke>"),
+        *("<|channel|>", "<|message|>", "<|end|>", "to=functions.f", "<|tool_call_begin|>"),
     ]
 )
 
@@ -297,7 +340,7 @@ WORDS = st.sampled_from(
     st.lists(WORDS, max_size=30).map("".join),
     st.lists(st.integers(0, 400), max_size=20),
     st.sampled_from([None, *PARSERS.values()]),
-    st.sampled_from([None, THINK]),
+    st.sampled_from([None, THINK, GPT_OSS]),
     st.booleans(),
 )
 def test_however_any_text_is_divided_the_outcome_is_the_same(
@@ -323,12 +366,83 @@ NESTED = st.recursive(
 )
 
 
-@UNHURRIED
+@settings(UNHURRIED, max_examples=50)
 @given(st.dictionaries(st.text(max_size=9), NESTED, max_size=4))
 def test_arguments_arrive_unchanged(arguments):
-    for name in PARSERS:
-        [[_, text]] = read(written(name, ("f", arguments)), PARSERS[name]).calls
-        assert json.loads(text) == arguments
+    for name, parser in PARSERS.items():
+        if parser.tagged is None:
+            [[_, text]] = read(written(name, ("f", arguments)), parser).calls
+            assert json.loads(text) == arguments
+
+
+def type_of(value):
+    names = {bool: "boolean", str: "string", type(None): "null", int: "integer", float: "number"}
+    return names.get(type(value), "object" if isinstance(value, dict) else "array")
+
+
+NAMES = st.text(st.characters(exclude_characters='<>"', exclude_categories=["Z", "C"]), min_size=1)
+
+
+@settings(UNHURRIED, max_examples=50)
+@given(st.dictionaries(NAMES, NESTED, max_size=4), st.lists(st.integers(0, 400), max_size=9))
+def test_tagged_arguments_arrive_with_the_types_of_their_parameters(arguments, cuts):
+    schema = {"properties": {name: {"type": type_of(v)} for name, v in arguments.items()}}
+    for name, parser in PARSERS.items():
+        if parser.tagged is not None:
+            text = written(name, ("f", arguments))
+            places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+            parts = [text[a:b] for a, b in pairwise(places)]
+            found = read(parts, parser, functions={"f": schema})
+            assert [json.loads(args) for _, args in found.calls] == [arguments]
+            assert found.complete and not found.content
+
+
+TAGGED = [
+    ({"type": "string"}, "12", '"12"'),
+    ({"type": "integer"}, "12", "12"),
+    ({"type": "integer"}, " 12\n", "12"),
+    ({"type": "integer"}, "a dozen", '"a dozen"'),
+    ({"type": "number"}, "NaN", '"NaN"'),
+    ({"type": "boolean"}, "True", "true"),
+    ({"type": ["string", "null"]}, "None", "null"),
+    ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "null", "null"),
+    ({"type": ["string", "integer"]}, "12", '"12"'),
+    ({"enum": ["1", "2"]}, "1", '"1"'),
+    ({}, '{"a": [1]}', '{"a": [1]}'),
+    ({}, "{'a': 1}", "\"{'a': 1}\""),
+    ({"type": "array"}, "[" * 10_000, '"' + "[" * 10_000 + '"'),
+    ({"type": "string"}, "\n\ntwo\n\n", '"\\ntwo\\n"'),
+    ({"type": "string"}, "a </param </parameter", '"a </param </parameter"'),
+]
+
+
+@pytest.mark.parametrize(("schema", "text", "value"), TAGGED, ids=range(len(TAGGED)))
+def test_a_text_in_a_tag_is_what_its_parameter_may_be(schema, text, value):
+    functions = {"f": {"properties": {"a": schema}}}
+    call = f"<tool_call><function=f><parameter=a>{text}</parameter></function></tool_call>"
+    found = whole(call, PARSERS["qwen3_coder"], functions=functions)
+    assert found.calls == [["f", f'{{"a": {value}}}']] and not found.content
+
+
+HARMONY = [
+    ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Hi<|return|>",
+     "hm", "Hi", []),
+    ("<|channel|>final<|message|>Hi", "", "Hi", []),
+    ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis<|message|>b<|end|>"
+     "<|start|>assistant<|channel|>final<|message|>Hi", "ab", "Hi", []),
+    ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f"
+     ' <|constrain|>json<|message|>{"a": 1}<|call|>', "hm", "", [["f", '{"a": 1}']]),
+    (' to=functions.f<|channel|>commentary json<|message|>{}<|call|>', "", "", [["f", "{}"]]),
+    ("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant to=functions.f<|channel|>"
+     "commentary<|message|>{}", "", "I look.", [["f", "{}"]]),
+    ("Hi, to=functions. is how", "", "Hi, to=functions. is how", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "thought", "content", "calls"), HARMONY, ids=range(len(HARMONY)))
+def test_channels_of_gpt_oss(text, thought, content, calls):
+    found = whole(text, PARSERS["gpt_oss"], GPT_OSS)
+    assert (found.reasoning, found.content, found.calls) == (thought, content, calls)
 
 
 @pytest.mark.timeout(60)  # were it quadratic, it would be minutes
@@ -343,9 +457,12 @@ def test_arguments_arrive_unchanged(arguments):
         '<tool_call>{"name":"f","arguments":"' + "\\" * 50_000,
         '<tool_call>{"name":"f","arguments":{"a":"' + "x" * 50_000,
         '<tool_call>{"name":"f"}' * 2_000,
+        "<function=" * 3_000,
+        "<function=f><parameter=a>" + "</parameter" * 4_000,
+        "<function=f>" + "<parameter=a>\n</parameter>" * 2_000,
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_the_time_is_linear(text):
-    found = read(text, HERMES, THINK)
+    found = read(text, PARSERS["qwen3_coder"] if "=f" in text else HERMES, THINK)
     assert len(found.content) + len(found.calls) > 0

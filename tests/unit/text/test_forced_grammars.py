@@ -8,6 +8,7 @@ import pytest
 from tgi_core.builtin.guidance import LLGuidance
 from tgi_core.builtin.tool_parsers import tgi_tool_parsers
 from tgi_core.errors import GenerationError
+from tgi_core.text.answer import AnswerParser
 from tgi_core.text.tools import Tool, WantedTools, forced_call
 
 BYTES = [bytes([byte]) for byte in range(256)]
@@ -51,11 +52,26 @@ def test_calls_of_the_tools_and_nothing_else(name):
     assert not accepts("other", "{}")
 
 
-@pytest.mark.parametrize("name", ["mistral", "deepseek"])
+@pytest.mark.parametrize("name", ["mistral", "deepseek", "kimi_k2", "gpt_oss"])
 def test_with_the_name_in_front_only_arguments_are_left(name):
     call = forced_call(PARSERS[name], WantedTools(TOOLS[:1], forced=True))
     assert is_accepted(call.grammar, '{"city": "Bern", "n": 3}')
     assert not is_accepted(call.grammar, '{"city": "Bern", "n": "3"}')
+
+
+@pytest.mark.parametrize("name", [n for n, parser in PARSERS.items() if parser.forced_beginning])
+def test_a_forced_call_is_read_as_one(name):
+    wanted = WantedTools(TOOLS[:1], forced=True)
+    call = forced_call(PARSERS[name], wanted)
+    functions = {tool.name: tool.parameters for tool in wanted.tools}
+    parser = AnswerParser(tools=call.parser, functions=functions)
+    assert not parser.push(call.beginning).content
+    arguments = '{"city": "Bern", "n": 3}'
+    in_front = "{name}" in PARSERS[name].forced_beginning
+    text = arguments if in_front else f'{{"name": "weather", "arguments": {arguments}}}'
+    said = parser.push(f"[{text}]" if call.parser.listed and not in_front else text, last=True)
+    written = "".join(part.arguments for part in said.calls)
+    assert (written, said.content, parser.num_calls) == (arguments, "", 1)
 
 
 def test_several_calls_or_one():

@@ -29,6 +29,11 @@ def tool_parser(source, byte_level, wish="auto"):
     ("source", "name"),
     [
         (KNOWS + "within <tool_call></tool_call> XML tags", "hermes"),
+        (KNOWS + "<tool_call>\n<function=example_function_name>", "qwen3_coder"),
+        (KNOWS + "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>", "glm4"),
+        (KNOWS + "<minimax:tool_call>", "minimax"),
+        (KNOWS + "<|tool_calls_section_begin|>", "kimi_k2"),
+        (KNOWS + "<|channel|>commentary to=functions.", "gpt_oss"),
         (KNOWS + "{{ '<|python_tag|>' }}", "llama3"),
         (KNOWS + '{"name": function name, "parameters": dictionary of argument name and', "llama3"),
         (KNOWS + "{{ '[TOOL_CALLS] [' }}", "mistral"),
@@ -50,10 +55,18 @@ def test_a_token_of_its_own_tells_the_format_if_the_template_does_not():
     assert tool_parser(KNOWS, HFTokenizer(raw)) == "mistral"
 
 
+def test_a_token_that_formats_share_means_the_one_of_json(byte_level):
+    raw: tokenizers.Tokenizer = make_byte_level()
+    raw.add_special_tokens([AddedToken("<tool_call>")])
+    assert tool_parser(KNOWS, HFTokenizer(raw)) == "hermes"
+
+
 def test_the_operator_may_name_one_or_none(byte_level):
     assert tool_parser(KNOWS + "<tool_call>", byte_level, "llama3") == "llama3"
     assert tool_parser(KNOWS + "<tool_call>", byte_level, "none") is None
-    with pytest.raises(UsageError, match=r"--tool-call-parser 'x' is not known; .*auto, none, her"):
+    with pytest.raises(
+        UsageError, match=r"--tool-call-parser 'x' is not known; .*auto, none, .*hermes"
+    ):
         tool_parser(KNOWS, byte_level, "x")
 
 
@@ -62,6 +75,7 @@ def test_the_operator_may_name_one_or_none(byte_level):
     [
         ("{% set content = content.split('</think>')[-1] %}", "auto", "think"),
         ("[THINK]", "auto", "magistral"),
+        ("<|channel|>analysis<|message|>", "auto", "gpt_oss"),
         ("plain", "auto", None),
         (None, "auto", None),
         ("<think>", "none", None),

@@ -35,7 +35,7 @@ class AnswerFormat:
 
     def reader(self) -> AnswerReader:
         """For one choice."""
-        functions = frozenset(tool.name for tool in self.wanted.tools)
+        functions = {tool.name: tool.parameters for tool in self.wanted.tools}
         one_call = self.wanted.one_call
         if self.forced is not None:
             tools = self.forced.parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tgi_core.builtin.reasoning_parsers.gpt_oss import GPT_OSS
 from tgi_core.builtin.reasoning_parsers.magistral import MAGISTRAL
 from tgi_core.builtin.reasoning_parsers.think import THINK
 from tgi_core.contract import ReasoningParser
@@ -13,4 +14,4 @@ from tgi_core.plugin import hookimpl
 @hookimpl
 def tgi_reasoning_parsers() -> Sequence[ReasoningParser]:
     """The marks that come with core."""
-    return (THINK, MAGISTRAL)
+    return (THINK, MAGISTRAL, GPT_OSS)
