@@ -58,7 +58,9 @@ class CallReader:
         self._tell_begin = begin
         self._tell_arguments = argue
         self._head = None if parser.head is None else re.compile(parser.head)
-        self._tags = parser.tagged and TaggedReader(parser.tagged, chars, self._argue)
+        self._tags = None
+        if parser.tagged is not None:
+            self._tags = TaggedReader(parser.tagged, chars, self._argue)
         self._bare = False
         self._begun = False
         """Whether the function of the call that is being read has been told."""

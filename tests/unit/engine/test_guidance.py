@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jsonschema
@@ -33,10 +33,12 @@ from tgi_core.contract import (
     Grammar,
     GrammarKind,
     LogitsRows,
+    PendingLogits,
     PromptScored,
     Request,
     RequestFailed,
     SamplingParams,
+    Step,
     TokenEvent,
     Vocabulary,
 )
@@ -229,3 +231,59 @@ def test_long_grammars_are_kept_for_less_long(monkeypatch: pytest.MonkeyPatch) -
     for grammar in [*grammars, grammars[3], grammars[2], grammars[1]]:
         generate(engine, [guided(grammar)])
     assert counting.compiled == 5, "two of them fit"
+
+
+@dataclass
+class Watched:
+    """PendingLogits that say when they are waited for."""
+
+    pending: PendingLogits
+    log: list[str]
+
+    def numpy(self) -> np.ndarray:
+        self.log.append("waited for the device")
+        return self.pending.numpy()
+
+
+class WatchedBackend(FakeBackend):
+    def __init__(self, log: list[str]) -> None:
+        super().__init__(FakeShape())
+        self.log = log
+
+    def step(self, step: Step) -> PendingLogits:
+        self.log.append("device started")
+        return Watched(super().step(step), self.log)
+
+
+class WatchedGuidance(LLGuidance):
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def compiler(self, vocabulary: Vocabulary) -> Any:
+        inner, log = super().compiler(vocabulary), self.log
+
+        class Compiler:
+            def compile(self, grammar: Grammar) -> Any:
+                self.compiled = inner.compile(grammar)
+                return self
+
+            def matcher(self) -> Any:
+                self.inner = self.compiled.matcher()
+                self.accept, self.roll_back = self.inner.accept, self.inner.roll_back
+                return self
+
+            def fill(self, mask: np.ndarray) -> bool:
+                log.append("mask")
+                return self.inner.fill(mask)
+
+        return Compiler()
+
+
+def test_masks_are_made_while_the_device_computes() -> None:
+    log: list[str] = []
+    guidance = Guidance(WatchedGuidance(log))
+    engine = StepEngine(WatchedBackend(log), FirstComeFirstServed(), guidance=guidance)
+    engine.start(LOAD, no_progress)
+    engine.use_vocabulary(VOCABULARY)
+    tokens = generate(engine, [guided(FINITE)])["a"]
+    assert log == ["device started", "mask", "waited for the device"] * len(tokens)
