@@ -14,14 +14,14 @@ import argparse
 import json
 import random
 import statistics
+import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
-from tests.servers import Server, running
+from tests.bench.step_time import wait_for
+from tests.servers import free_port
 from tgi_core.builtin import local_source
 from tgi_core.builtin.guidance import LLGuidance
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
@@ -71,15 +71,24 @@ def main() -> int:
     parser.add_argument("--schemas", type=int, default=30)
     args = parser.parse_args()
     throughput(args)
-    with tempfile.TemporaryDirectory() as folder:
-        flags = [args.model, "--backend", args.backend, "--dtype", args.dtype]
-        with running(sys.executable, Path(folder), *flags) as server:
-            first_tokens(server, args.schemas)
+    port = free_port()
+    flags = [args.model, "--backend", args.backend, "--dtype", args.dtype, "--port", str(port)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tgi_core", "serve", *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health")
+        first_tokens(f"http://127.0.0.1:{port}", args.schemas)
+    finally:
+        server.terminate()
+        server.wait(30)
     return 0
 
 
 def throughput(args: argparse.Namespace) -> None:
-    """Prints tokens per second, the best round of each; rounds take turns."""
+    """Prints tokens per second, the median of rounds that take turns."""
     engine = loaded(args)
     found: dict[str, list[float]] = {name: [] for name in GRAMMARS}
     for schema in GRAMMARS.values():
@@ -139,20 +148,20 @@ def run(engine: StepEngine, schema: object, args: argparse.Namespace, seed: int)
     return tokens / (time.perf_counter() - began)
 
 
-def first_tokens(server: Server, num_schemas: int) -> None:
+def first_tokens(url: str, num_schemas: int) -> None:
     """Prints the time to a first token, without a schema and with new ones."""
     began = time.perf_counter()
-    first_token(server, new_schema(-1))
+    first_token(url, new_schema(-1))
     print(f"\nfirst token with the first schema of all: {time.perf_counter() - began:.2f} s\n")
-    first_token(server, None)
+    first_token(url, None)
     without: list[float] = []
     new: list[float] = []
     seen: list[float] = []
     for number in range(num_schemas):
         schema = new_schema(number)
-        without.append(first_token(server, None))
-        new.append(first_token(server, schema))
-        seen.append(first_token(server, schema))
+        without.append(first_token(url, None))
+        new.append(first_token(url, schema))
+        seen.append(first_token(url, schema))
     print("| time to first token, ms | median | longest |\n|---|--:|--:|")
     for name, times in {"without": without, "a new schema": new, "seen": seen}.items():
         print(f"| {name} | {statistics.median(times) * 1e3:.1f} | {max(times) * 1e3:.1f} |")
@@ -174,14 +183,14 @@ def new_schema(number: int) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": names[:2]}
 
 
-def first_token(server: Server, schema: dict[str, Any] | None) -> float:
+def first_token(url: str, schema: dict[str, Any] | None) -> float:
     """Seconds from the request to the first event of its stream."""
     parameters: dict[str, Any] = {"max_new_tokens": 2}
     if schema is not None:
         parameters["grammar"] = {"type": "json", "value": schema}
     body = json.dumps({"inputs": "A record:", "parameters": parameters}).encode()
     request = urllib.request.Request(
-        f"{server.url}/generate_stream", body, {"Content-Type": "application/json"}
+        f"{url}/generate_stream", body, {"Content-Type": "application/json"}
     )
     began = time.perf_counter()
     with urllib.request.urlopen(request, timeout=60) as reply:

@@ -3,6 +3,8 @@
 A feature says what it changes of a request and of the server, and what has to hold of an answer. To
 these comes what holds of all: the tokens are those that the same request gets alone, in an engine
 that does nothing else. The model is the fake one: what it writes is noise, but always the same.
+
+More than 400 lines, for they are one table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Answers are read the same however they are divided, and nothing of them is lost."""
+"""Answers are read the same however they are divided, and nothing of them is lost.
+
+More than 400 lines, for all formats are held to the same promises.
+"""
 
 from __future__ import annotations
 
