@@ -6,7 +6,8 @@ VENV ?= .venv
 PORT ?= 3000
 MODELS := .models
 SMOLLM2 := $(MODELS)/smollm2-135m-instruct
-PIP := $(VENV)/bin/pip install --disable-pip-version-check -c tests/constraints.txt $(PIP_FLAGS)
+# Without compiling: of what is installed only a part is imported, and that is compiled then.
+PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-compile -c tests/constraints.txt $(PIP_FLAGS)
 PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp plugins/watermark_kgw
 PACKAGES := backends/torch backends/llamacpp backends/openvino $(PLUGINS)
 
@@ -67,7 +68,6 @@ $(VENV)/.test: $(VENV)/.cpu $(PACKAGES:=/pyproject.toml)
 	$(PIP) -e ".[dev]" -e backends/llamacpp -e "backends/openvino[quantize]" $(PLUGINS:%=-e %)
 	touch $@
 
-# Without compiling: of what is installed only a part is imported.
 $(CLIENTS)/%/.done: tests/clients/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile $(PIP_FLAGS) -r $<
