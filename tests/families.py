@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from transformers import GenerationConfig
@@ -29,6 +31,9 @@ SIZES = dict(
     eos_token_id=2,
 )
 GQA = dict(SIZES, intermediate_size=48, num_key_value_heads=2)
+
+SAMPLE = ("llama", "gemma3", "gpt2", "mixtral")
+"""Families that differ as much as they can."""
 
 FAMILIES: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     "llama": lambda: transformers.LlamaConfig(**GQA),
@@ -118,6 +123,17 @@ def make_model(folder: Path, config: transformers.PretrainedConfig, **saving) ->
     model.save_pretrained(folder, **saving)
     transformers.logging.enable_progress_bar()
     return folder
+
+
+def sample_of(families: Sequence[Any]) -> list[Any]:
+    """Parameters of a test that few families are enough for, in `make test`."""
+    params = [each if hasattr(each, "marks") else pytest.param(each) for each in families]
+    return [
+        each
+        if each.values[0] in SAMPLE
+        else pytest.param(*each.values, marks=[*each.marks, pytest.mark.long])
+        for each in params
+    ]
 
 
 def request_for(folder: Path, **wishes) -> LoadRequest:

@@ -37,7 +37,7 @@ def requests() -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def outputs(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+def outputs(smollm2: Path) -> Iterator[dict[str, object]]:
     """Tokens of each request: alone, together, in chunks, and beside others that are cancelled."""
     from openvino import Core
     from tgi_backend_openvino.device import computes
@@ -50,7 +50,6 @@ def outputs(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         LoadRequest(
             model=ModelFiles(reference="m", path=smollm2, format=ModelFormat.SAFETENSORS),
             dtype=DType.BFLOAT16,
-            options={"cache_dir": str(tmp_path_factory.mktemp("converted"))},
         ),
         no_progress,
     )

@@ -55,8 +55,8 @@ def install(wheels: Path, environment: Path, extra: str) -> set[str]:
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     run(
-        python, "-m", "pip", "install", "-q", "-c", CONSTRAINTS, "--find-links", wheels,
-        f"tgi-core[{extra}]",
+        python, "-m", "pip", "install", "-q", "--no-compile", "-c", CONSTRAINTS,
+        "--find-links", wheels, f"tgi-core[{extra}]",
     )  # fmt: skip
     listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
     return {package["name"].lower() for package in listed}
@@ -98,14 +98,18 @@ def answer_of(environment: Path, model: Path, port: int, home: Path) -> tuple[st
             server.wait(30)
 
 
-def test_the_llamacpp_extra_brings_no_torch_and_serves_a_gguf(
+def test_extras_bring_no_torch_serve_a_gguf_and_load_plugins(
     wheels: Path, tmp_path: Path, smollm2_gguf: Path
 ) -> None:
-    names = install(wheels, tmp_path / "venv", "llamacpp")
+    names = install(wheels, tmp_path / "venv", "llamacpp,dialects")
     assert "tgi-backend-llamacpp" in names
     assert not names & {"torch", "transformers", "openvino"}
     text, _ = answer_of(tmp_path / "venv", smollm2_gguf, 8791, tmp_path)
     assert "Paris" in text
+    listed = json.loads(run(tmp_path / "venv" / "bin" / "tgi", "plugins", "--check"))
+    hooks = {row["name"]: (row["hooks"], row["status"]) for row in listed}
+    for name in ("anthropic-api", "embeddings-api", "ollama-api", "responses-api"):
+        assert hooks[name] == (["tgi_routes"], "ok")
 
 
 def test_the_cpu_extra_converts_a_hugging_face_folder_and_serves_it_with_openvino(
@@ -117,12 +121,3 @@ def test_the_cpu_extra_converts_a_hugging_face_folder_and_serves_it_with_openvin
     assert "Paris" in text
     assert "OpenVINO on CPU" in log
     assert list((tmp_path / ".cache/tgi-core/openvino").glob("*/model.bin"))
-
-
-def test_the_dialects_extra_brings_plugins_that_load(wheels: Path, tmp_path: Path) -> None:
-    names = install(wheels, tmp_path / "venv", "dialects")
-    assert not names & {"torch", "openvino"}
-    listed = json.loads(run(tmp_path / "venv" / "bin" / "tgi", "plugins", "--check"))
-    hooks = {row["name"]: (row["hooks"], row["status"]) for row in listed}
-    for name in ("anthropic-api", "embeddings-api", "ollama-api", "responses-api"):
-        assert hooks[name] == (["tgi_routes"], "ok")

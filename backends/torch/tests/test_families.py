@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-from tests.families import check_any_batch, check_greedy
+from tests.families import check_any_batch, check_greedy, sample_of
 
 FAMILIES = [
     "llama",
@@ -53,21 +53,16 @@ FAMILIES = [
 def test_logits_are_those_of_a_whole_forward_in_any_batch(family, family_folder, drive):
     driver = drive(family_folder(family), max_rows=6, max_sequence_tokens=160)
     check_any_batch(driver)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_are_those_of_generate(family, family_folder, drive):
-    driver = drive(family_folder(family))
-    check_greedy(driver)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_these_models_would_show_a_lost_token(family, family_folder, drive):
-    """The tests above could not fail if the logits hardly depended on the past."""
-    driver = drive(family_folder(family))
+    # which could not fail if the logits hardly depended on the past
     one, other = (driver.expected([first, *range(20, 39)])[-1] for first in (5, 6))
     far = "sliding" in family or family in ("gemma2", "gemma3", "gpt_oss")
     assert np.abs(one - other).max() > (1e-3 if far else 1e-2)
+
+
+@pytest.mark.parametrize("family", sample_of(FAMILIES))
+def test_greedy_tokens_are_those_of_generate(family, family_folder, drive):
+    driver = drive(family_folder(family))
+    check_greedy(driver)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt_oss"])
