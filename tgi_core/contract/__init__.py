@@ -68,7 +68,7 @@ from tgi_core.contract.queueing import QueuePolicy
 from tgi_core.contract.request import Feature, Grammar, GrammarKind, Request, StopRule
 from tgi_core.contract.result import HostLogits, PendingLogits, PendingTokens, SampledTokens
 from tgi_core.contract.sampling import SamplingBatch, SamplingParams
-from tgi_core.contract.sizes import Sizes, choose_sizes
+from tgi_core.contract.sizes import SizeDefaults, Sizes, choose_sizes, step_limits
 from tgi_core.contract.stats import DURATION_BOUNDS_S, BatchStats, Distribution, StepStats
 from tgi_core.contract.step import BackendStats, SamplesOnDevice, StepBackend
 from tgi_core.contract.tokenizer import Tokenizer, TokenSpan, TokenStream
@@ -153,6 +153,7 @@ __all__ = [
     "SamplesOnDevice",
     "SamplingBatch",
     "SamplingParams",
+    "SizeDefaults",
     "Sizes",
     "Step",
     "StepBackend",
@@ -174,6 +175,7 @@ __all__ = [
     "choose_sizes",
     "pooled",
     "read_peft",
+    "step_limits",
     "version_of",
     "warm_up_with",
 ]

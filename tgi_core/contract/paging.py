@@ -93,9 +93,13 @@ class BlockTables:
         """Blocks that some sequence holds."""
         return self._pool.num_blocks - self._pool.num_free
 
-    def rows(self, seq: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Block tables, int32 (len(seq), most blocks of any sequence); -1 pads."""
-        return self._rows[seq]
+    def rows(self, seq: NDArray[np.int32], length: int | None = None) -> NDArray[np.int32]:
+        """Block tables of the first `length` tokens, int32 (len(seq), blocks); -1 pads.
+
+        Without `length` they are as wide as the longest sequence could be.
+        """
+        width = None if length is None else -(-length // self.block_tokens)
+        return self._rows[:, :width][seq]
 
     def reserve(self, seq: int, length: int) -> list[BlockCopy] | None:
         """Makes room for `length` tokens.

@@ -8,17 +8,26 @@ from tgi_core.contract.backend import LoadRequest
 from tgi_core.contract.capabilities import ANY_LENGTH, Capabilities, Fork, LogitsRows
 from tgi_core.errors import DoesNotFit, UsageError
 
-_DEFAULT_ROWS = 64
-"""More rows hardly raise the throughput of a CPU, and each waits longer."""
 
-_DEFAULT_STEP_TOKENS = 512
-"""A longer chunk of prefill keeps the decoding rows waiting; a shorter one computes slower."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeDefaults:
+    """What a device takes when nobody says; these are a CPU's."""
+
+    rows: int = 64
+    """More rows hardly raise the throughput of a CPU, and each waits longer."""
+    step_tokens: int = 512
+    """A longer chunk of prefill keeps the decoding rows waiting; a shorter one computes slower."""
+    cache_bytes: int | None = 2 << 30
+    """Most that the cache takes; None: no limit of its own."""
+    of_memory: float = 0.25
+    """Most that the cache takes of what is free."""
+
+
+CPU_SIZES = SizeDefaults()
 
 _SEQUENCES_PER_ROW = 4
 """Room for sequences that are parked for their prefix."""
 
-_MOST_CACHE_BYTES = 2 << 30
-_MOST_OF_MEMORY = 0.25
 _LEAST_SEQUENCE_TOKENS = 2048
 """A cache that we size ourselves should hold a conversation of this length."""
 
@@ -60,6 +69,7 @@ def choose_sizes(
     block_tokens: int,
     free_bytes: int,
     longest: int | None,
+    defaults: SizeDefaults = CPU_SIZES,
 ) -> Sizes:
     """Takes what the request asks for, and chooses the rest.
 
@@ -69,6 +79,7 @@ def choose_sizes(
         block_tokens: tokens in a block; the cache is rounded up to whole blocks.
         free_bytes: memory that is left beside the weights.
         longest: positions that the model was made for; None if it does not say.
+        defaults: what suits the device.
 
     Raises:
         DoesNotFit: the cache does not hold one sequence, or memory does not hold the cache.
@@ -84,11 +95,11 @@ def choose_sizes(
             f"sequences of {asked} tokens were asked for, and the model is made for at most "
             f"{longest}: lower --max-total-tokens."
         )
-    max_rows = request.max_rows or _DEFAULT_ROWS
+    max_rows, max_step_tokens = step_limits(request, defaults)
     cache_tokens = request.cache_tokens
     if cache_tokens is None:
         cache_tokens = _affordable_tokens(
-            max_rows, asked or longest, cell_bytes, block_tokens, free_bytes
+            max_rows, asked or longest, cell_bytes, block_tokens, free_bytes, defaults
         )
         least = min(asked or longest or _LEAST_SEQUENCE_TOKENS, _LEAST_SEQUENCE_TOKENS)
     else:
@@ -110,16 +121,30 @@ def choose_sizes(
         num_blocks=cache_tokens // block_tokens,
         max_rows=max_rows,
         max_sequences=_SEQUENCES_PER_ROW * max_rows,
-        max_step_tokens=request.max_step_tokens or max(_DEFAULT_STEP_TOKENS, max_rows),
+        max_step_tokens=max_step_tokens,
         max_sequence_tokens=asked or min(longest or cache_tokens, cache_tokens),
     )
 
 
+def step_limits(request: LoadRequest, defaults: SizeDefaults) -> tuple[int, int]:
+    """Most rows and most tokens in a step: what is asked for, or what suits the device."""
+    max_rows = request.max_rows or defaults.rows
+    return max_rows, request.max_step_tokens or max(defaults.step_tokens, max_rows)
+
+
 def _affordable_tokens(
-    max_rows: int, longest: int | None, cell_bytes: int, block_tokens: int, free_bytes: int
+    max_rows: int,
+    longest: int | None,
+    cell_bytes: int,
+    block_tokens: int,
+    free_bytes: int,
+    defaults: SizeDefaults,
 ) -> int:
-    """Whole blocks in the least of 2 GiB, a quarter of memory, and what all rows could fill."""
-    tokens = int(min(_MOST_CACHE_BYTES, free_bytes * _MOST_OF_MEMORY)) // cell_bytes
+    """Whole blocks in the least of the device's limits and what all rows could fill."""
+    affordable = max(0, int(free_bytes * defaults.of_memory))
+    if defaults.cache_bytes is not None:
+        affordable = min(affordable, defaults.cache_bytes)
+    tokens = affordable // cell_bytes
     if longest is not None:
         tokens = min(tokens, max_rows * -(-longest // block_tokens) * block_tokens)
     return tokens // block_tokens * block_tokens

@@ -9,6 +9,7 @@ import torch
 from tgi_backend_torch import plugin
 from tgi_backend_torch.on_device import SamplingTorchBackend
 from tgi_backend_torch.runner import TorchBackend
+from tgi_backend_torch.sampler import sample
 
 from tests.engines import generate, no_progress
 from tests.families import FAMILIES, VOCAB, make_model, request_for
@@ -115,3 +116,22 @@ def test_a_row_that_cannot_be_sampled_fails_alone_though_its_next_step_has_begun
                 tokens.setdefault(event.request_id, []).extend(event.tokens)
     assert failed and len(failed) < 3
     assert all(len(t) == 12 for request_id, t in tokens.items() if request_id not in failed)
+
+
+def test_rows_whose_sampling_ran_out_of_memory_are_computed_again_and_change_nothing(
+    family_folder, monkeypatch
+):
+    folder, requests = family_folder("llama"), wanted(9)
+    expected = generate(engine_over(TorchBackend(), folder), requests)
+    backend = SamplingTorchBackend()
+    engine = engine_over(backend, folder)
+    calls = []
+
+    def fails_now_and_then(*args):
+        calls.append(args)
+        if len(calls) % 7 == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return sample(*args)
+
+    monkeypatch.setattr("tgi_backend_torch.on_device.sample", fails_now_and_then)
+    assert generate(engine, requests) == expected

@@ -177,7 +177,7 @@ def test_loading_prints_nothing(family_folder, load, capfd):
 
 def test_close_frees_the_model(family_folder, load):
     backend = load(family_folder("llama"))
-    model = weakref.ref(backend._loaded.model.model)
+    model = weakref.ref(backend._loaded.computing._model.model)
     backend.close()
     gc.collect()
     assert model() is None

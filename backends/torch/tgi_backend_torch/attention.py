@@ -48,10 +48,6 @@ class Scoring:
 class Attention(Protocol):
     """Computes attention over one cache, layer by layer."""
 
-    def begin(self, layout: StepLayout) -> None:
-        """Takes the layout of the step that follows."""
-        ...
-
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:

@@ -74,6 +74,11 @@ class PagedCache:
         """Memory that the cache takes."""
         return sum(t.nbytes for t in (*self._keys, *self._values))
 
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys (blocks, BLOCK_TOKENS, kv_heads, key_dim) and values of each layer, themselves."""
+        return list(zip(self._keys, self._values, strict=True))
+
     def write(self, layer: int, cells: Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores keys (T, kv_heads, key_dim) and values at cells, int64 (T,)."""
         self._keys[layer].flatten(0, 1).index_copy_(0, cells, keys)

@@ -6,17 +6,20 @@ how much memory there is and what computes attention, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tgi_backend_torch.attention import Attention, SdpaAttention
 from tgi_backend_torch.cache import PagedCache
+from tgi_backend_torch.computing import Computing, EagerComputing
+from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.linear import can_pack, pack_linears
-from tgi_core.contract import available_bytes
+from tgi_core.contract import Capabilities, SizeDefaults, available_bytes
+from tgi_core.errors import UsageError
 
 
 class Device(Protocol):
@@ -30,6 +33,19 @@ class Device(Protocol):
     @property
     def torch_device(self) -> torch.device:
         """Where weights, cache and inputs live."""
+        ...
+
+    @property
+    def cache_dtypes(self) -> Mapping[str, torch.dtype]:
+        """What keys and values can be kept in besides the model's dtype, by the operator's word."""
+        ...
+
+    def configure(self, options: Mapping[str, str]) -> None:
+        """Takes the operator's `--backend-option`s.
+
+        Raises:
+            UsageError: there is no such option.
+        """
         ...
 
     def default_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
@@ -48,8 +64,19 @@ class Device(Protocol):
         """Makes a loaded model fast here, in place, with the same results up to rounding."""
         ...
 
-    def attention(self, cache: PagedCache) -> Attention:
-        """What computes attention over this cache."""
+    @property
+    def size_defaults(self) -> SizeDefaults:
+        """How large steps and cache are when nobody says."""
+        ...
+
+    def peak_bytes(self, run: Callable[[], object]) -> int:
+        """Memory that must stay free for the largest step, which `run` runs; 0 where the system
+        gives more when asked.
+        """
+        ...
+
+    def computing(self, model: FlatModel, cache: PagedCache, limits: Capabilities) -> Computing:
+        """What computes the steps of a model over this cache."""
         ...
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
@@ -76,6 +103,15 @@ class CpuDevice:
 
     name = "cpu"
     torch_device = torch.device("cpu")
+    size_defaults = SizeDefaults()
+    cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
+
+    def configure(self, options: Mapping[str, str]) -> None:
+        """There are none."""
+        if options:
+            raise UsageError(
+                f"the torch backend has no options, and was given {', '.join(options)}."
+            )
 
     @property
     def computes_bfloat16(self) -> bool:
@@ -107,9 +143,13 @@ class CpuDevice:
         if can_pack(dtype):
             pack_linears(model, dtype)
 
-    def attention(self, cache: PagedCache) -> Attention:
+    def peak_bytes(self, run: Callable[[], object]) -> int:
+        """The cache is small beside what is free; nothing is run."""
+        return 0
+
+    def computing(self, model: FlatModel, cache: PagedCache, limits: Capabilities) -> Computing:
         """The kernels that come with torch, over gathered pages."""
-        return SdpaAttention(cache)
+        return EagerComputing(model, cache, self.to_device)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """The array's own memory."""

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tgi_backend_torch.runner import TorchBackend, TorchLogits
 from tgi_backend_torch.sampler import sample, unpack
@@ -30,9 +30,6 @@ from tgi_core.contract import (
 class SamplingTorchBackend(TorchBackend):
     """Satisfies `StepBackend` and `SamplesOnDevice`. Device packages pass their device."""
 
-    _last_ids: Tensor | None = None
-    """int32 (L,), on the device: what was sampled for the outputs of the last step."""
-
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """As `TorchBackend.load`, with two steps in flight."""
         return replace(super().load(request, progress), steps_in_flight=2)
@@ -41,19 +38,48 @@ class SamplingTorchBackend(TorchBackend):
         """Chooses one token a row; see `SamplesOnDevice.sample`."""
         if not isinstance(logits, TorchLogits):
             raise TypeError("only what `step` returned can be sampled")
-        sampled = sample(logits.tensor, batch, self._device.to_device)
-        self._last_ids = sampled.ids
+        with self._telling_want_of_memory(f"sampling {batch.num_rows} tokens"):
+            sampled = sample(logits.tensor, batch, self._device.to_device)
+        self._here().computing.keep(sampled.ids)
         return _Pending(self._device.to_host(sampled.packed()))
 
-    def _tokens(self, tokens: NDArray[np.int32]) -> Tensor:
-        """Puts what the last step sampled in the place of tokens that name it."""
-        given = super()._tokens(tokens)
-        if self._last_ids is None or tokens.min(initial=0) >= 0:
-            return given
-        named = self._device.to_device(np.maximum(-1 - tokens, 0).astype(np.int64))
-        # -1 marks a row that could not be sampled; its request fails as soon as that is read
-        last = self._last_ids.long().clamp_min(0)
-        return torch.where(given < 0, last[named], given)
+    def _largest_step(self, model: PreTrainedModel, num_tokens: int, num_rows: int) -> Tensor:
+        """Samples too, with the wishes that take the most memory."""
+        logits = super()._largest_step(model, num_tokens, num_rows)
+        sample(logits, _demanding(len(logits)), self._device.to_device)
+        return logits
+
+
+def _demanding(num_rows: int) -> SamplingBatch:
+    """The wishes that take the most memory, for all rows."""
+
+    def floats(value: float) -> NDArray[np.float32]:
+        return np.full(num_rows, value, np.float32)
+
+    ints, begins = np.zeros(num_rows, np.int32), np.zeros(num_rows + 1, np.int32)
+    none = np.zeros(0, np.int32)
+    return SamplingBatch(
+        temperature=floats(1),
+        top_k=ints + 50,
+        top_p=floats(0.9),
+        typical_p=floats(0.9),
+        min_p=floats(0.01),
+        repetition_penalty=floats(1),
+        frequency_penalty=floats(0),
+        presence_penalty=floats(0),
+        uniform=np.full(num_rows, 0.5),
+        logprobs=np.ones(num_rows, np.bool_),
+        num_top=ints + 5,
+        forced=ints - 1,
+        history_begins=begins,
+        history_tokens=none,
+        history_counts=none,
+        bias_begins=begins,
+        bias_tokens=none,
+        bias_values=none.astype(np.float32),
+        mask_rows=none,
+        mask=np.zeros((0, 0), np.int32),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,19 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 
-from tgi_backend_torch.attention import Attention, BoundLayer
+from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.checkpoint import find_checkpoint
+from tgi_backend_torch.computing import Computing
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
-from tgi_backend_torch.layout import StepLayout
 from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
 from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embeds_only, read_pooling
-from tgi_backend_torch.trial import try_hidden, try_model
-from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_unknown
+from tgi_backend_torch.trial import try_hidden, try_largest, try_model
+from tgi_backend_torch.wishes import (
+    check_weights_fit,
+    choose_dtype,
+    refuse_unknown,
+)
 from tgi_core.contract import (
     AdapterRows,
     BackendStats,
@@ -39,6 +45,7 @@ from tgi_core.contract import (
     Step,
     choose_sizes,
     read_peft,
+    step_limits,
     warm_up_with,
 )
 from tgi_core.errors import OutOfMemory, Unsupported, UnsupportedModel
@@ -67,9 +74,9 @@ class TorchLogits:
 class _Loaded:
     """All that exists between load and close."""
 
-    model: FlatModel
+    computing: Computing
+    dtype: torch.dtype
     cache: PagedCache
-    attention: Attention
     tables: BlockTables
     adapters: AdapterBank
     max_adapter_rank: int
@@ -88,7 +95,7 @@ class TorchBackend:
         """Reads the weights and makes the cache; see `StepBackend.load`.
 
         `dtype` None means the checkpoint's own where the device computes it, else float32 or
-        bfloat16 as `Device.default_dtype` says. There are no options.
+        bfloat16 as `Device.default_dtype` says. Options are the device's.
         """
         refuse_unknown(request, self._device)
         if embeds_only(request.model.path):
@@ -100,27 +107,26 @@ class TorchBackend:
             torch.set_num_threads(request.num_threads)
         device = self._device
         config = read_config(request.model.path)
-        cls = model_class(config)
-        checkpoint = find_checkpoint(request.model.path)
-        dtype = choose_dtype(request.dtype, checkpoint, device)
-        check_weights_fit(checkpoint, dtype, device)
-        model = load_model(cls, config, checkpoint, dtype, device.torch_device, progress)
+        model = self._weights(request, config, progress)
+        dtype = model.dtype
+        cache_dtype = device.cache_dtypes.get(request.kv_cache_dtype or "", dtype)
         device.prepare(model, dtype)
         trial = try_model(model)
         hidden_size = try_hidden(model)
         sizes = choose_sizes(
             request,
-            cell_bytes=sum(layer.shape.numbers for layer in trial.layers) * dtype.itemsize,
+            cell_bytes=sum(layer.shape.numbers for layer in trial.layers) * cache_dtype.itemsize,
             block_tokens=BLOCK_TOKENS,
-            free_bytes=device.free_bytes(),
+            free_bytes=max(0, device.free_bytes() - self._peak_bytes(model, request)),
             longest=longest_sequence(config, windowed=trial.windowed),
+            defaults=device.size_defaults,
         )
         cache = PagedCache(
-            [layer.shape for layer in trial.layers], sizes.num_blocks, dtype, device.torch_device
+            [layer.shape for layer in trial.layers],
+            sizes.num_blocks,
+            cache_dtype,
+            device.torch_device,
         )
-        attention = device.attention(cache)
-        for index, layer in enumerate(trial.layers):
-            layer.module.tgi_layer = BoundLayer(attention, index)  # type: ignore[assignment]
         tables = BlockTables(
             BlockPool(sizes.num_blocks),
             BLOCK_TOKENS,
@@ -132,10 +138,13 @@ class TorchBackend:
             adapters=AdapterRows.ROW,
             embedding=_embedding(request.model.path, hidden_size),
         )
+        computing = device.computing(FlatModel(model), cache, capabilities)
+        for index, layer in enumerate(trial.layers):
+            layer.module.tgi_layer = BoundLayer(computing.attention, index)  # type: ignore[assignment]
         self._loaded = _Loaded(
-            model=FlatModel(model),
+            computing=computing,
+            dtype=dtype,
             cache=cache,
-            attention=attention,
             tables=tables,
             adapters=AdapterBank(trial.adaptable, device.torch_device),
             max_adapter_rank=request.max_adapter_rank or _MAX_ADAPTER_RANK,
@@ -144,8 +153,20 @@ class TorchBackend:
         )
         return capabilities
 
+    def _weights(
+        self, request: LoadRequest, config: PretrainedConfig, progress: Progress
+    ) -> PreTrainedModel:
+        """The model, on the device."""
+        cls = model_class(config)
+        checkpoint = find_checkpoint(request.model.path)
+        dtype = choose_dtype(request.dtype, checkpoint, self._device)
+        check_weights_fit(checkpoint, dtype, self._device)
+        device = self._device.torch_device
+        return load_model(cls, config, checkpoint, dtype, device, progress)
+
     def warm_up(self, progress: Progress) -> None:
         """A prefill and a decode step, so that kernels are chosen and weights are in memory."""
+        self._here().computing.warm_up(progress)
         warm_up_with(self, self._here().capabilities, _WARM_UP_LENGTHS, progress)
 
     def reserve(self, seq: int, length: int) -> bool:
@@ -172,10 +193,7 @@ class TorchBackend:
 
     def step(self, step: Step) -> PendingLogits:
         """One forward of all rows side by side; see `StepBackend.step`."""
-        wanted = self._device.to_device(step.out.astype(np.int64))
-        model = self._here().model
-        logits = self._run(step, lambda tokens, positions: model(tokens, positions, wanted))
-        return TorchLogits(logits)
+        return TorchLogits(self._run(step, self._here().computing.logits))
 
     def embed(self, step: Step) -> NDArray[np.float32]:
         """The same, up to the hidden states; see `Embeds.embed`."""
@@ -183,26 +201,29 @@ class TorchBackend:
         embedding = loaded.capabilities.embedding
         if embedding is None:
             raise Unsupported("embeddings")
-        hidden = self._run(step, loaded.model.hidden)
+        hidden = self._run(step, loaded.computing.hidden)
         return pool_rows(hidden, step.n.tolist(), embedding.pooling)
 
-    def _run(self, step: Step, forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Lays the rows out, computes, and notes that the cache holds them."""
+    def _run(self, step: Step, compute: Callable[[Step, NDArray[np.int32]], Tensor]) -> Tensor:
+        """Computes, and notes that the cache holds the rows."""
         loaded = self._here()
-        layout = StepLayout(step, loaded.tables.rows(step.seq), loaded.cache)
-        loaded.attention.begin(layout)
         loaded.adapters.begin(step)
+        ends = step.past + step.n
+        with self._telling_want_of_memory(f"a step of {step.num_tokens} tokens"):
+            out = compute(step, loaded.tables.rows(step.seq, int(ends.max())))
+        for seq, end in zip(step.seq.tolist(), ends.tolist(), strict=True):
+            # not by `n`: a step is computed again if its tokens could not be sampled
+            loaded.tables.advance(seq, end - loaded.tables.held(seq))
+        return out
+
+    @contextmanager
+    def _telling_want_of_memory(self, what: str) -> Iterator[None]:
         try:
-            out = forward(self._tokens(step.tokens), layout.positions)
+            yield
         except RuntimeError as error:
             if self._device.is_out_of_memory(error):
-                raise OutOfMemory(
-                    f"a step of {step.num_tokens} tokens does not fit in memory"
-                ) from error
+                raise OutOfMemory(f"{what} does not fit in memory") from error
             raise
-        for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
-            loaded.tables.advance(seq, n)
-        return out
 
     def read_adapter(self, path: Path) -> PlacedAdapter:
         """Reads a folder of PEFT; see `HoldsAdapters.read_adapter`."""
@@ -214,7 +235,7 @@ class TorchBackend:
             free_bytes=self._device.free_bytes(),
             model=loaded.reference,
         )
-        return placed(adapter, loaded.model.model.dtype, self._device.torch_device)
+        return placed(adapter, loaded.dtype, self._device.torch_device)
 
     def set_adapter(self, place: int, adapter: object | None) -> None:
         """Hooks the layers that it changes; see `HoldsAdapters.set_adapter`."""
@@ -237,9 +258,14 @@ class TorchBackend:
         # modules and their parents refer to each other
         gc.collect()
 
-    def _tokens(self, tokens: NDArray[np.int32]) -> Tensor:
-        """int64 (T,), on the device."""
-        return self._device.to_device(tokens.astype(np.int64))
+    def _peak_bytes(self, model: PreTrainedModel, request: LoadRequest) -> int:
+        """What the device must keep free for the largest step."""
+        rows, tokens = step_limits(request, self._device.size_defaults)
+        return self._device.peak_bytes(lambda: self._largest_step(model, tokens, rows))
+
+    def _largest_step(self, model: PreTrainedModel, num_tokens: int, num_rows: int) -> Tensor:
+        """Whatever takes memory beside the weights and the cache; the logits of all rows."""
+        return try_largest(model, num_tokens, min(num_rows, num_tokens))
 
     def _here(self) -> _Loaded:
         if self._loaded is None:

@@ -62,9 +62,6 @@ class _Recorder:
         self.is_repeated = False
         self._modules = modules
 
-    def begin(self, layout: object) -> None:
-        raise NotImplementedError("a trial has no layout")
-
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
@@ -138,6 +135,17 @@ def _adaptable(
         and module is not output
         and "experts" not in name.split(".")
     }
+
+
+def try_largest(model: PreTrainedModel, num_tokens: int, num_outputs: int) -> Tensor:
+    """Runs the largest step, but for attention, so that its memory can be measured.
+
+    Returns:
+        (num_outputs, vocab).
+    """
+    tokens = torch.arange(num_tokens, device=model.device) % 2
+    with _recorded(list(model.modules())):
+        return FlatModel(model)(tokens, tokens, torch.arange(num_outputs, device=model.device))
 
 
 def try_hidden(model: PreTrainedModel) -> int | None:

@@ -22,10 +22,7 @@ def refuse_unknown(request: LoadRequest, device: Device) -> None:
     Raises:
         UsageError: naming the wish, and what to do instead.
     """
-    if request.options:
-        raise UsageError(
-            f"the torch backend has no options, and was given {', '.join(request.options)}."
-        )
+    device.configure(request.options)
     if request.device not in (None, device.name):
         raise UsageError(
             f"this backend runs on {device.name}, not on {request.device!r}: leave out "
@@ -36,10 +33,12 @@ def refuse_unknown(request: LoadRequest, device: Device) -> None:
             f"the torch backend cannot quantize weights ({request.quantize}): leave out "
             "--quantize, or serve a GGUF file with the llamacpp backend."
         )
-    if request.kv_cache_dtype is not None:
+    wanted = request.kv_cache_dtype
+    if wanted is not None and wanted not in device.cache_dtypes:
+        others = "".join(f", or in {name}" for name in device.cache_dtypes)
         raise UsageError(
-            "the torch backend keeps keys and values in the dtype that it computes in: leave "
-            "out --kv-cache-dtype."
+            f"on {device.name} keys and values are kept in the dtype that is computed in{others}: "
+            "leave out --kv-cache-dtype."
         )
     if request.num_threads is not None and request.num_threads < 1:
         raise UsageError(f"num_threads is {request.num_threads}; it must be at least 1.")

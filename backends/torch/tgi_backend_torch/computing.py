@@ -1,0 +1,102 @@
+"""How a device computes the steps of one model: the seam between runner and device.
+
+The runner knows sequences, blocks and rows; what is behind this knows how tensors get to the
+device, and what is launched there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tgi_backend_torch.attention import Attention, SdpaAttention
+from tgi_backend_torch.cache import PagedCache
+from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.layout import StepLayout
+from tgi_core.contract import Progress, Step
+
+
+class Computing(Protocol):
+    """Computes the steps of one model, over one cache."""
+
+    @property
+    def attention(self) -> Attention:
+        """What the model's layers call."""
+        ...
+
+    def warm_up(self, progress: Progress) -> None:
+        """Whatever the first steps would otherwise wait for."""
+        ...
+
+    def logits(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
+        """Appends the step's tokens to their sequences.
+
+        Args:
+            step: the rows.
+            tables: int32 (R, blocks), the block table of each; -1 pads.
+
+        Returns:
+            (L, vocab) in the model's dtype: those of `step.out`. Valid until the next step.
+        """
+        ...
+
+    def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
+        """The same, up to the hidden states of all tokens: (T, size)."""
+        ...
+
+    def keep(self, ids: Tensor) -> None:
+        """Remembers what was sampled for the outputs of the last step, int32 (L,): the next step
+        may name them (`Step.tokens`). -1 marks one that could not be sampled.
+        """
+        ...
+
+
+class EagerComputing:
+    """Satisfies `Computing`: one call after another, attention by torch over gathered pages."""
+
+    def __init__(
+        self, model: FlatModel, cache: PagedCache, to_device: Callable[[NDArray[Any]], Tensor]
+    ) -> None:
+        self.attention = SdpaAttention(cache)
+        self._model = model
+        self._cache = cache
+        self._to_device = to_device
+        self._sampled: Tensor | None = None
+
+    def warm_up(self, progress: Progress) -> None:
+        """Nothing: the steps that the runner tries suffice."""
+
+    def logits(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
+        """See `Computing.logits`."""
+        positions = self._begin(step, tables)
+        wanted = self._to_device(step.out.astype(np.int64))
+        return self._model(self._tokens(step.tokens), positions, wanted)
+
+    def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
+        """See `Computing.hidden`."""
+        positions = self._begin(step, tables)
+        return self._model.hidden(self._tokens(step.tokens), positions)
+
+    def keep(self, ids: Tensor) -> None:
+        """Keeps the tensor itself."""
+        self._sampled = ids
+
+    def _begin(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
+        layout = StepLayout(step, tables, self._cache)
+        self.attention.begin(layout)
+        return layout.positions
+
+    def _tokens(self, tokens: NDArray[np.int32]) -> Tensor:
+        """int64 (T,), what was sampled in the place of tokens that name it."""
+        given = self._to_device(tokens.astype(np.int64))
+        if self._sampled is None or tokens.min(initial=0) >= 0:
+            return given
+        named = self._to_device(np.maximum(-1 - tokens, 0).astype(np.int64))
+        # a row that could not be sampled fails as soon as that is read
+        last = self._sampled.long().clamp_min(0)
+        return torch.where(given < 0, last[named], given)
