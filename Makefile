@@ -9,14 +9,14 @@ SMOLLM2 := $(MODELS)/smollm2-135m-instruct
 # Without compiling: of what is installed only a part is imported, and that is compiled then.
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-compile -c tests/constraints.txt $(PIP_FLAGS)
 PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp plugins/watermark_kgw
-PACKAGES := backends/torch backends/llamacpp backends/openvino $(PLUGINS)
+PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm $(PLUGINS)
 
 # Clients have environments of their own, tests/clients/NAME.txt: what they need contradicts itself.
 CLIENTS := .venv-clients
 # Warnings are no errors here: clients call what is deprecated, and leave sockets to the collector.
 ask = $(CLIENTS)/$(1)/bin/python -m pytest -W default --server-python $(abspath $(VENV))/bin/python $(2:%=tests/clients/test_%.py)
 
-.PHONY: serve test test-all clients-light clients quick check fix bench docs dist clean
+.PHONY: serve test test-all clients-light clients quick check fix bench gpu docs dist clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
@@ -49,6 +49,11 @@ fix: $(VENV)/.test  ## Formats, and mends what the linter can
 bench:  ## Measures the server on PORT
 	$(VENV)/bin/tgi bench --url http://127.0.0.1:$(PORT)
 
+# From the source tree: a machine with a GPU brings torch, Triton and transformers, and may have no network.
+gpu:  ## Tests and measures the CUDA backend on this machine's GPU: under ten minutes, installs nothing
+	PYTHONPATH=.:backends/torch:backends/cuda PYTHONUNBUFFERED=1 $(PYTHON) -m tests.bench.gpu $(PARTS) \
+	  --commit "$$(git rev-parse --short HEAD 2>/dev/null)" $(if $(OUT),--out $(OUT))
+
 docs: $(VENV)/.test  ## Writes the pages that are made from the code
 	$(VENV)/bin/python -m tests.reference_pages
 
@@ -65,7 +70,8 @@ $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.cpu $(PACKAGES:=/pyproject.toml)
-	$(PIP) -e ".[dev]" -e backends/llamacpp -e "backends/openvino[quantize]" $(PLUGINS:%=-e %)
+	$(PIP) -e ".[dev]" -e backends/llamacpp -e "backends/openvino[quantize]" \
+	  -e "backends/cuda[test]" -e backends/rocm $(PLUGINS:%=-e %)
 	touch $@
 
 $(CLIENTS)/%/.done: tests/clients/%.txt

@@ -17,7 +17,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
-BACKENDS = ("torch", "llamacpp", "openvino")
+BACKENDS = ("torch", "llamacpp", "openvino", "cuda", "rocm")
 PLUGINS = (
     "anthropic_api",
     "embeddings_api",
@@ -121,3 +121,11 @@ def test_the_cpu_extra_converts_a_hugging_face_folder_and_serves_it_with_openvin
     assert "Paris" in text
     assert "OpenVINO on CPU" in log
     assert list((tmp_path / ".cache/tgi-core/openvino").glob("*/model.bin"))
+
+
+def test_the_extras_for_gpus_can_be_resolved(wheels: Path) -> None:
+    """With what is installed here: their torch has gigabytes of libraries."""
+    run(
+        sys.executable, "-m", "pip", "install", "-q", "--dry-run", "-c", CONSTRAINTS,
+        "--find-links", wheels, *wheels.glob("tgi_core-*.whl"), "tgi-core[cuda,rocm]",
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""Fused modules compute what the model's own do, and models that they do not fit keep theirs."""
+
+import pytest
+import torch
+import transformers
+from tgi_backend_cuda.fused import Fused, fuse
+from tgi_backend_torch.attention import IMPLEMENTATION
+from tgi_backend_torch.trial import try_model
+
+from tests.families import FAMILIES, GQA
+from tests.paged import DEVICE
+
+
+def model_of(config) -> transformers.PreTrainedModel:
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation=IMPLEMENTATION, dtype=torch.float32
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval().to(DEVICE)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral, sliding"])
+def test_norms_activations_and_positions_are_fused(family):
+    model = model_of(FAMILIES[family]())
+    assert fuse(model) == Fused(norms=5, mlps=2, attentions=2)
+
+
+def test_experts_keep_their_own_and_the_rest_is_fused():
+    model = model_of(FAMILIES["mixtral"]())
+    assert fuse(model) == Fused(norms=5, mlps=0, attentions=2)
+
+
+@pytest.mark.parametrize(
+    ("family", "fused"),
+    [
+        ("gemma2", Fused(attentions=2)),  # its norm adds one, its activation is another
+        ("qwen3", Fused(norms=9, mlps=2)),  # its queries have norms between
+        ("gpt2", Fused()),
+    ],
+)
+def test_what_computes_something_else_stays_as_it_is(family, fused):
+    model = model_of(FAMILIES[family]())
+    assert fuse(model) == fused
+
+
+def test_merged_weights_are_there_once_and_under_their_names():
+    model = model_of(transformers.LlamaConfig(**GQA, attention_bias=True))
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    fuse(model)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    layer = model.model.layers[0].self_attn
+    stores = {x.weight.untyped_storage().data_ptr() for x in (layer.q_proj, layer.k_proj)}
+    assert len(stores) == 1
+
+
+def test_layers_that_an_adapter_changes_compute_as_before():
+    """`try_model` hooks every linear layer to count what it sees, as an adapter would."""
+    model = model_of(FAMILIES["llama"]())
+    own = try_model(model).adaptable.keys()
+    fuse(model)
+    assert try_model(model).adaptable.keys() == own
+    assert any(name.endswith("q_proj") for name in own)

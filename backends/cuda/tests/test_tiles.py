@@ -1,0 +1,27 @@
+"""Tiles fit the chip, and keys are split when there are too few rows for it."""
+
+import pytest
+from tgi_backend_cuda.tiles import MOST_SPLITS, nvidia
+
+SHARED_BYTES = {(7, 5): 64 << 10, (8, 0): 163 << 10, (8, 9): 99 << 10, (9, 0): 227 << 10}
+
+
+@pytest.mark.parametrize("capability", SHARED_BYTES)
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("dim", [16, 64, 128, 256])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_queries_keys_and_values_of_all_stages_fit_the_shared_memory(
+    capability, decode, dim, itemsize
+):
+    tile = nvidia(capability, 100).tile(decode=decode, dim=dim, itemsize=itemsize)
+    used = (tile.rows + 2 * tile.keys * tile.stages) * dim * itemsize
+    assert used <= SHARED_BYTES[capability]
+    assert tile.rows >= 16 and tile.keys >= 16
+
+
+def test_one_row_is_split_over_the_chip_and_many_rows_are_not():
+    hopper = nvidia((9, 0), 132)
+    assert hopper.splits(tiles=1, kv_heads=8) == MOST_SPLITS
+    assert hopper.splits(tiles=256, kv_heads=8) == 1
+    splits = [hopper.splits(tiles=tiles, kv_heads=8) for tiles in range(1, 300)]
+    assert splits == sorted(splits, reverse=True)

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: fills the device seam of the torch backend."""

@@ -1,0 +1,144 @@
+"""Steps of one model as graphs: padded to a bucket, sent in one copy, replayed in one call.
+
+What the last step sampled stays in a buffer here, and tokens that name it are looked up on the
+device. Steps that no graph holds run as they are, one launch after another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tgi_backend_torch.cache import BLOCK_TOKENS
+from tgi_backend_torch.forward import FlatModel
+from torch import Tensor
+
+from tgi_backend_cuda.attention import TritonAttention
+from tgi_backend_cuda.buckets import Buckets
+from tgi_backend_cuda.driver import CannotCapture, Driver, Graph
+from tgi_backend_cuda.inputs import Inputs, Shape, fill
+from tgi_backend_cuda.staging import Staging
+from tgi_core.contract import Progress, Step
+
+logger = logging.getLogger(__name__)
+
+
+class GraphComputing:
+    """Satisfies `Computing`, with a model whose layers call `attention`."""
+
+    def __init__(
+        self,
+        model: FlatModel,
+        attention: TritonAttention,
+        driver: Driver,
+        *,
+        vocab_size: int,
+        dtype: torch.dtype,
+        max_rows: int,
+        max_tokens: int,
+        max_blocks: int,
+        buckets: Buckets | None,
+    ) -> None:
+        """
+        Args:
+            model: its forward is captured.
+            attention: what its layers call.
+            driver: the device.
+            vocab_size: width of a row of logits.
+            dtype: of the logits.
+            max_rows: most rows in a step.
+            max_tokens: most tokens in a step.
+            max_blocks: most blocks of a sequence.
+            buckets: what to capture; None: nothing.
+        """
+        self._model = model
+        self.attention = attention
+        self._driver = driver
+        self._buckets = buckets
+        self._graphs: dict[Shape, Graph] = {}
+        largest = Shape(
+            tokens=max_tokens + max_rows, rows=max_rows + 1, outputs=max_tokens, decode=False
+        )
+        device = driver.torch_device
+        self._buffer = torch.zeros(
+            largest.num_numbers(max_blocks), dtype=torch.int32, device=device
+        )
+        self._staging = Staging(driver, self._buffer)
+        self._logits = torch.zeros(max_rows, vocab_size, dtype=dtype, device=device)
+        self._sampled = torch.zeros(max_tokens, dtype=torch.int32, device=device)
+
+    def warm_up(self, progress: Progress) -> None:
+        """Captures a graph for each bucket.
+
+        A model that cannot be captured runs without graphs; the log says why.
+        """
+        shapes: Sequence[Shape] = self._buckets.shapes if self._buckets is not None else ()
+        for done, shape in enumerate(shapes):
+            progress("capturing graphs", done, len(shapes), "graphs")
+            inputs = Inputs.of(self._buffer, shape)
+            # all tokens are the padding's: nothing is stored, and attention gives zeros
+            self._buffer[: shape.begins[-1]].zero_()
+            inputs.rows.cells.fill_(-1)
+            inputs.rows.begins[1:].fill_(shape.tokens)
+            try:
+                self._graphs[shape] = self._driver.capture(lambda inputs=inputs: self._fill(inputs))
+            except CannotCapture as error:
+                logger.warning("the model runs without graphs, and slower: %s", error)
+                self._graphs.clear()
+                self._buckets = None
+                break
+        progress("capturing graphs", len(shapes), len(shapes), "graphs")
+
+    @property
+    def num_graphs(self) -> int:
+        """Graphs that were captured."""
+        return len(self._graphs)
+
+    def logits(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
+        """Appends the step's tokens to their sequences.
+
+        Args:
+            step: the rows.
+            tables: int32 (R, blocks), the block table of each.
+
+        Returns:
+            (L, vocab): those of `step.out`. Overwritten by the next step.
+        """
+        shape = self._buckets.shape_for(step) if self._buckets and step.adapter is None else None
+        graph = self._graphs.get(shape) if shape is not None else None
+        if shape is None or graph is None:
+            return self._compute(self._send(step, tables, Shape.of(step)))
+        self._send(step, tables, shape)
+        graph.replay()
+        return self._logits[: len(step.out)]
+
+    def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
+        """The same, up to the hidden states of all tokens: (T, size)."""
+        inputs = self._send(step, tables, Shape.of(step))
+        self.attention.use(inputs.rows)
+        return self._model.hidden(inputs.tokens.long(), inputs.positions.long())
+
+    def keep(self, ids: Tensor) -> None:
+        """Remembers what was sampled for the outputs of the last step, int32 (L,)."""
+        self._sampled[: len(ids)].copy_(ids)
+
+    def _send(self, step: Step, tables: NDArray[np.int32], shape: Shape) -> Inputs:
+        numbers = fill(self._staging.next(), step, tables, shape, BLOCK_TOKENS)
+        self._staging.send(numbers)
+        return Inputs.of(self._buffer, shape)
+
+    def _compute(self, inputs: Inputs) -> Tensor:
+        self.attention.use(inputs.rows)
+        tokens = inputs.tokens.long()
+        # -1 marks a row that could not be sampled; its request fails as soon as that is read
+        last = self._sampled[(-1 - tokens).clamp_min(0)].long().clamp_min(0)
+        return self._model(
+            torch.where(tokens < 0, last, tokens), inputs.positions.long(), inputs.outputs.long()
+        )
+
+    @torch.inference_mode()
+    def _fill(self, inputs: Inputs) -> None:
+        self._logits[: len(inputs.outputs)].copy_(self._compute(inputs))

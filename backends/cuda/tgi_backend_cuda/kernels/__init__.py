@@ -1,0 +1,1 @@
+"""Triton kernels, one source for CUDA and ROCm. They know tensors, and neither models nor steps."""

@@ -1,0 +1,112 @@
+"""Compiles the kernels for GPUs that are not here: Triton brings the compilers.
+
+    python -m tests.compiled_kernels ARCH ...
+
+An architecture is sm_90, sm_80, gfx942 and so on. Prints for each kernel what it takes of the chip.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import triton
+from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
+from tgi_backend_cuda.kernels.paged import attend, combine
+from tgi_backend_cuda.kernels.store import store
+from tgi_backend_cuda.tiles import Architecture, nvidia
+from tgi_backend_rocm.chip import describe
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+POINTERS = {
+    "attend": (
+        "out query keys values sinks slopes".split(),
+        "part_out part_high part_total".split(),
+        "tables table_width begins lengths".split(),
+    ),
+    "combine": (["out"], "part_out part_high part_total".split(), []),
+    "store": ("keys values key value".split(), [], ["cells"]),
+    "rms_norm": ("out x weight".split(), [], []),
+    "silu_and_multiply": (["out", "x"], [], []),
+    "rotate": ("x cos sin".split(), [], []),
+}
+"""Arguments that point to numbers of the model's dtype, to float32 and to int32."""
+FLOATS = "scaling softcap value_scale key_factor value_factor limit epsilon".split()
+
+
+def architecture(name: str) -> tuple[Architecture, GPUTarget]:
+    if name.startswith("gfx"):
+        chip = describe(name, name, 304, 1 << 37)
+        assert chip is not None, name
+        return chip.architecture, GPUTarget("hip", name, 64 if name.startswith("gfx9") else 32)
+    number = int(name.removeprefix("sm_"))
+    return nvidia(divmod(number, 10), 132), GPUTarget("cuda", number, 32)
+
+
+def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
+    """Name, kernel, constants and launch options."""
+    for dim, group, decode, split, extra in (
+        (128, 4, True, True, {}),
+        (128, 4, False, False, {}),
+        (64, 4, False, True, {"WINDOW": 4096, "SINKS": True}),
+        (256, 2, False, False, {"SOFTCAP": True}),
+        (80, 1, True, False, {"SLOPES": True}),
+    ):
+        pad = triton.next_power_of_2(dim)
+        tile = arch.tile(decode=decode, dim=pad, itemsize=2)
+        tokens = 1 if decode else max(1, tile.rows // group)
+        constants = dict(
+            DECODE=decode, SPLIT=split, WINDOW=0, SOFTCAP=False, SINKS=False, SLOPES=False,
+            GROUP=group, KV_HEADS=8, BLOCK_TOKENS=16, KEY_DIM=dim, KEY_PAD=pad, VALUE_DIM=dim,
+            VALUE_PAD=pad, TILE_TOKENS=tokens,
+            TILE_ROWS=max(16, triton.next_power_of_2(tokens * group)), KEYS=tile.keys,
+        )  # fmt: skip
+        options = dict(num_warps=tile.warps, num_stages=tile.stages, **dict(arch.extra))
+        yield f"attend {dim} decode={decode}", attend, constants | extra, options
+    heads = dict(KV_HEADS=8, HEADS_PAD=8, KEY_DIM=128, KEY_PAD=128, VALUE_DIM=128, VALUE_PAD=128)
+    yield "store", store, heads | dict(SCALED=False), dict(num_warps=4)
+    yield "combine", combine, dict(SPLITS=32, VALUE_DIM=128, VALUE_PAD=128), dict(num_warps=4)
+    yield "norm", rms_norm, dict(SIZE=4096, PAD=4096), dict(num_warps=8)
+    yield "silu", silu_and_multiply, dict(SIZE=14336, COLUMNS=1024), dict(num_warps=4)
+    rotary = dict(DIM=128, HEADS=40, HEADS_PAD=64, HALF_PAD=64)
+    yield "rotate", rotate, rotary, dict(num_warps=4)
+
+
+def compile_kernel(
+    kernel: Any, constants: dict[str, Any], options: dict[str, Any], target: GPUTarget
+) -> Any:
+    half, single, whole = POINTERS[kernel.__name__]
+    types = {
+        **dict.fromkeys(half, "*bf16"),
+        **dict.fromkeys(single, "*fp32"),
+        **dict.fromkeys(whole, "*i32"),
+        **dict.fromkeys(FLOATS, "fp32"),
+    }
+    signature = {
+        name: "constexpr" if name in constants else types.get(name, "i32")
+        for name in kernel.arg_names
+    }
+    # torch's memory begins at multiples of 16, and so does every stride of a head
+    aligned = {
+        (at,): [["tt.divisibility", 16]]
+        for at, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*") or name.endswith("_stride")
+    }
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+    return triton.compile(source, target=target, options=options)
+
+
+def main() -> int:
+    for name in sys.argv[1:]:
+        arch, target = architecture(name)
+        for what, kernel, constants, options in variants(arch):
+            made = compile_kernel(kernel, constants, options, target)
+            print(f"{name} {what}: {made.metadata.shared} bytes shared", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
