@@ -59,8 +59,12 @@ class Candidates:
 
     def keep(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
         """Those at an ascending index or under a mask."""
-        places = np.flatnonzero(which) if which.dtype == np.bool_ else which
-        return Candidates(self.ids[places], self.logits[places], self.weights[places])
+        if which.dtype == np.bool_:
+            num = np.count_nonzero(which)
+            if 2 * num > len(which):
+                return self if num == len(which) else self.drop(np.flatnonzero(~which))
+            which = np.flatnonzero(which)
+        return Candidates(self.ids[which], self.logits[which], self.weights[which])
 
     def copy(self, which: slice) -> Candidates:
         """Some neighbours, in memory of their own."""
@@ -127,12 +131,16 @@ def _nucleus(candidates: Candidates, top_p: float) -> Candidates:
 
 def _typical(candidates: Candidates, typical_p: float) -> Candidates:
     """Shortest prefix, surprise closest to the entropy first, whose mass reaches typical_p."""
+    if not candidates.weights.all():
+        places = np.flatnonzero(candidates.weights)
+        candidates = candidates.keep(places)
     p = candidates.weights.astype(np.float64)
     p /= p.sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        surprise = -np.log(p)
-        entropy = np.nansum(p * surprise)
-    return _prefix(candidates, _Ranked(p, -np.abs(surprise - entropy)), typical_p, 1.0)
+    surprise = np.log(p)
+    np.negative(surprise, out=surprise)
+    surprise -= np.einsum("i,i->", p, surprise)  # the entropy
+    distance = np.abs(surprise, out=surprise)
+    return _prefix(candidates, _Ranked(p, np.negative(distance, out=distance)), typical_p, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
