@@ -58,7 +58,7 @@ class Candidates:
         return cls(ids, logits, np.exp(weights, out=weights))
 
     def keep(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
-        """Those at an ascending index or under a mask."""
+        """Those at an ascending index or under a mask; if few are to go they stay, see `drop`."""
         if which.dtype == np.bool_:
             num = np.count_nonzero(which)
             if 2 * num > len(which):

@@ -137,7 +137,7 @@ def test_top_k_with_all_ties_of_the_last(logits: np.ndarray, top_k: int) -> None
 def check_top_p(logits: np.ndarray, top_p: float) -> None:
     top_p = float(np.float32(top_p))
     candidates = ours(logits, top_p=top_p)
-    candidates = candidates.keep(candidates.weights > 0)
+    candidates = candidates.keep(np.flatnonzero(candidates.weights))
     p = probabilities(logits)
     order = np.argsort(-p, kind="stable")
     mass = np.cumsum(p[order])
@@ -184,6 +184,7 @@ def test_min_p(logits: np.ndarray, min_p: float) -> None:
 def check_typical(logits: np.ndarray, typical_p: float) -> None:
     typical_p = float(np.float32(typical_p))
     candidates = ours(logits, typical_p=typical_p)
+    candidates = candidates.keep(np.flatnonzero(candidates.weights))
     p = probabilities(logits)
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise = -np.log(p)
