@@ -17,6 +17,7 @@ TgiError
 │   ├── OutOfMemory             this step does not fit; the cache is unchanged
 │   ├── RowsFailed              these rows failed; their cache is undefined
 │   ├── BadAdapter              the files are no adapter of this model
+│   ├── BadImage                the file is no image that this model can take
 │   └── BackendDead             the device is gone
 └── SetupError              the server cannot start; one paragraph and an exit code
     ├── UsageError              a bad flag or setting
@@ -122,6 +123,10 @@ class RowsFailed(BackendError):
 
 class BadAdapter(BackendError):
     """An adapter cannot be used: says what of it is wrong. The model is as it was."""
+
+
+class BadImage(BackendError):
+    """An image cannot be used: says what is wrong with it, in words for the client."""
 
 
 class BackendDead(BackendError):

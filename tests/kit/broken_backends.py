@@ -25,7 +25,7 @@ from tgi_core.contract import (
     Probe,
     Verdict,
 )
-from tgi_core.errors import BadAdapter, Unsupported
+from tgi_core.errors import BadAdapter, BadImage, Unsupported
 from tgi_core.sampling import reference
 from tgi_core.testing.conformance import BackendConformance
 from tgi_core.testing.conformance.runner import Runner
@@ -42,6 +42,7 @@ SHAPE = FakeShape(
     steps_in_flight=2,
     embedding_size=8,
     pooling=Pooling.MEAN,
+    images=True,
 )
 _REQUEST = LoadRequest(
     model=ModelFiles(reference="none", path=Path("none"), format=ModelFormat.OTHER)
@@ -386,6 +387,37 @@ class ClaimsNoAdapters(FaultyBackend):
         return replace(super().load(request, progress), adapters=AdapterRows.NONE)
 
 
+# Images
+
+
+class IgnoresImages(FaultyBackend):
+    def step(self, step):
+        return super().step(replace(step, images=()))
+
+
+class BeginsEachPartOfAnImageAnew(FaultyBackend):
+    def step(self, step):
+        images = tuple(replace(image, skip=0) for image in step.images)
+        return super().step(replace(step, images=images))
+
+
+class ShowsAllRowsTheFirstImage(FaultyBackend):
+    def step(self, step):
+        images = tuple(
+            replace(image, encoded=np.resize(step.images[0].encoded, len(image.encoded)))
+            for image in step.images
+        )
+        return super().step(replace(step, images=images))
+
+
+class TakesAnythingForAnImage(FaultyBackend):
+    def encode_image(self, pixels):
+        try:
+            return super().encode_image(pixels)
+        except BadImage:
+            return np.zeros(pixels[1], np.uint64)
+
+
 # Sampling on the device
 
 
@@ -507,3 +539,8 @@ class TestBrokenBackend(BackendConformance):
     def adapters(cls, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         folder = tmp_path_factory.mktemp("adapters")
         return [write_fake_adapter(folder / str(seed), seed) for seed in (1, 2)]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def images(cls) -> list[tuple[bytes, int]]:
+        return [(b"9 vectors of a cat", 9), (b"6 vectors of a dog", 6)]

@@ -45,6 +45,8 @@ SHAPES = {
     "embeds first": FakeShape(**SMALL, embedding_size=8, pooling=Pooling.FIRST, chunked=False),
     "only embeds": FakeShape(**SMALL, embedding_size=8, generates=False, chunked=False),
     "one adapter a step": FakeShape(**SMALL, adapters=AdapterRows.STEP),
+    "images": FakeShape(**SMALL, images=True),
+    "images, not chunked": FakeShape(**SMALL, images=True, chunked=False),
     "one row": FakeShape(**{**SMALL, "max_rows": 1}),
 }
 
@@ -62,6 +64,9 @@ def load_request(tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
 def adapter_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("adapters")
     return [write_fake_adapter(folder / str(seed), seed) for seed in (1, 2)]
+
+
+PICTURES = [(b"9 vectors of a cat", 9), (b"6 vectors of a dog", 6)]
 
 
 class TestFake(BackendConformance):
@@ -85,6 +90,11 @@ class TestFakeShapes(BackendConformance):
     @classmethod
     def adapters(cls, adapter_folders: list[Path]) -> list[Path]:
         return adapter_folders
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def images(cls) -> list[tuple[bytes, int]]:
+        return PICTURES
 
     @pytest.fixture(scope="class", params=SHAPES.values(), ids=SHAPES.keys())
     @classmethod

@@ -11,6 +11,7 @@ GRAMMAR = "tests/unit/api/test_grammar.py::"
 PROMPTS = "tests/unit/api/test_tool_prompts.py::"
 FORCED = "tests/unit/api/test_forced_calls.py::"
 ADAPTERS = "tests/unit/api/test_adapters.py::"
+IMAGES = "tests/unit/api/test_images.py::"
 CLOUDS = "tests/unit/api/test_clouds.py::"
 COMPAT = "tests/unit/api/test_compat.py::"
 
@@ -202,9 +203,11 @@ REQUESTS: dict[str, Rows] = {
         ),
     },
     "Url": {
-        "url": refused(
-            CHAT + "test_what_cannot_be_done_is_refused_by_name",
-            "images are not served yet; `image_url` is named",
+        "url": better(
+            IMAGES + "test_images_of_a_chat_stand_where_the_template_puts_them",
+            "a data URI, or, from hosts that the operator names, https",
+            IMAGES + "test_text_that_spells_a_placeholder_is_text",
+            IMAGES + "test_a_text_model_refuses_images_by_name_and_leaves_markdown_alone",
         ),
     },
     "StreamOptions": {"include_usage": yes(CHAT + "test_usage_is_a_chunk_of_its_own_if_asked_for")},

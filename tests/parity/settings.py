@@ -105,6 +105,10 @@ _OTHER_VARIABLES: Rows = {
     "PREFIX_CACHING COMPUTE_TYPE": yes(
         _LAUNCHER + "test_variables_become_settings_and_flags_come_first"
     ),
+    "MAX_IMAGE_FETCH_SIZE": better(
+        _LAUNCHER + "test_the_variable_for_fetched_images_is_tgis",
+        "20 MB unless given, not 1 GiB; nothing is fetched without `--image-fetch`",
+    ),
     "PYTORCH_TUNABLEOP_ENABLED PYTORCH_TUNABLEOP_SEQLENS PYTORCH_TUNABLEOP_TUNING": no_meaning(
         _SILENT, "there is no backend for these devices yet; torch itself reads its own"
     ),

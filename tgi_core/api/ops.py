@@ -31,6 +31,8 @@ class Info(msgspec.Struct):
     docker_label: str | None
     adapters: list[str] | msgspec.UnsetType
     """Names of the adapters that are loaded; TGI tells of none."""
+    input_modalities: list[str] | msgspec.UnsetType
+    """Told of a model that takes more than text; TGI tells of none."""
 
 
 class OpsRoutes:
@@ -81,6 +83,7 @@ class OpsRoutes:
                 sha=None,
                 docker_label=None,
                 adapters=list(names) if names else msgspec.UNSET,
+                input_modalities=["text", "image"] if model.images else msgspec.UNSET,
             )
         )
 

@@ -17,6 +17,8 @@ from tgi_core.api.adapters import Adapters
 from tgi_core.api.admission import Admission
 from tgi_core.contract import AdapterRef, ReasoningParser, Request, Tokenizer, ToolCallParser
 from tgi_core.errors import NotReady, ShuttingDown
+from tgi_core.images.picture import Picture
+from tgi_core.images.prompt import ImagePrompts
 from tgi_core.ipc.generation import EngineClient, GrammarCheck
 from tgi_core.observe.requests import Observer
 from tgi_core.text.chat import ChatTemplate
@@ -63,6 +65,8 @@ class ServedModel:
     """Looks at grammars before the engine does; None leaves that to the engine."""
     adapters: Adapters | None = None
     """None if the engine takes none."""
+    images: ImagePrompts | None = None
+    """None if the model takes none."""
     compute_type: str = "gpu+optimized"
     """For the header x-compute-type; the default is TGI's."""
 
@@ -132,7 +136,8 @@ class Clock:
 async def to_engine_requests(
     model: ServedModel, wishes: Wishes, trace_parent: str | None = None
 ) -> list[Request]:
-    """Checks wishes, tokenizes the prompt, makes a request for each choice; has its grammar tried.
+    """Checks wishes, gets images, tokenizes the prompt, makes a request for each choice; has its
+    grammar tried.
 
     Raises:
         ValidationError: something about it is out of limits.
@@ -140,17 +145,20 @@ async def to_engine_requests(
     """
     check(wishes, model.limits)
     tokens: Sequence[int]
+    pictures: list[Picture] = []
     match wishes.prompt:
-        case str() | GuardedText() as text:
-            guarded = GuardedText(text) if isinstance(text, str) else text
+        case str() | GuardedText() as prompt:
+            text, pictures = await with_pictures(model, prompt)
+            # some models' prompts with images hold all special tokens
+            adds = wishes.add_special_tokens and not (
+                pictures and model.images is not None and model.images.layout.is_whole
+            )
             tokens = await maybe_in_thread(
-                len(text),
-                lambda: encode(
-                    model.tokenizer, guarded, add_special_tokens=wishes.add_special_tokens
-                ),
+                len(text), lambda: encode(model.tokenizer, text, add_special_tokens=adds)
             )
         case ids:
             tokens = ids
+    images = () if model.images is None else model.images.placed(tokens, pictures)
     first = to_request(
         wishes,
         tokens,
@@ -159,11 +167,27 @@ async def to_engine_requests(
         eos_token_ids=model.tokenizer.eos_token_ids,
         random_seed=secrets.randbits(64),
         adapter=_adapter(model, wishes),
+        images=images,
         trace_parent=trace_parent,
     )
     if first.grammar is not None and model.grammars is not None:
         await model.grammars.check(first.grammar)
     return [first, *(_sibling(first, wishes, place) for place in range(1, wishes.num_choices))]
+
+
+async def with_pictures(
+    model: ServedModel, prompt: str | GuardedText
+) -> tuple[GuardedText, list[Picture]]:
+    """A prompt in full, with the text that stands for its images; and the images.
+
+    Raises:
+        ValidationError: an image cannot be had, or the model cannot take it.
+    """
+    guarded = GuardedText(prompt) if isinstance(prompt, str) else prompt
+    if not guarded.images or model.images is None:
+        return guarded, []
+    pictures = await model.images.load(guarded.images)
+    return model.images.written(guarded, pictures), pictures
 
 
 def _adapter(model: ServedModel, wishes: Wishes) -> AdapterRef | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from tgi_core.api.exchange import Exchange
+from tgi_core.api.generate.convert import prompt_of
 from tgi_core.api.generate.schema import ChatTokenizeResponse, GenerateRequest, TokenizeToken
 from tgi_core.api.openai.chat_schema import ChatRequest
 from tgi_core.api.openai.prompt import chat_prompt
-from tgi_core.api.service import Service, maybe_in_thread
+from tgi_core.api.service import Service, maybe_in_thread, with_pictures
 from tgi_core.contract import Tokenizer
 from tgi_core.text.plain import GuardedText, spans
 
@@ -24,10 +25,12 @@ class TokenizeRoutes:
 
     async def tokenize(self, exchange: Exchange) -> None:
         """POST /tokenize."""
-        text = (await exchange.read(_generate_decoder)).inputs
-        tokenizer = self._service.ready_model().tokenizer
+        request = await exchange.read(_generate_decoder)
+        model = self._service.ready_model()
+        text, pictures = await with_pictures(model, prompt_of(request, model))
+        adds = not (pictures and model.images is not None and model.images.layout.is_whole)
         tokens = await maybe_in_thread(
-            len(text), lambda: _tokens(tokenizer, GuardedText(text), add_special_tokens=True)
+            len(text), lambda: _tokens(model.tokenizer, text, add_special_tokens=adds)
         )
         await exchange.reply_json(tokens)
 
@@ -35,7 +38,7 @@ class TokenizeRoutes:
         """POST /chat_tokenize."""
         request = await exchange.read(_chat_decoder)
         model = self._service.ready_model()
-        prompt = await chat_prompt(model, request)
+        prompt, _ = await with_pictures(model, await chat_prompt(model, request))
         tokens = await maybe_in_thread(
             len(prompt),
             # the template has put the special tokens into the prompt

@@ -78,7 +78,13 @@ class CacheManager:
         return len(self._free)
 
     def open(
-        self, salt: str, tokens: Tokens[int], room: int, *, share: bool = True
+        self,
+        salt: str,
+        tokens: Tokens[int],
+        room: int,
+        *,
+        share: bool = True,
+        blocks: Tokens[tuple[int, int]] = (),
     ) -> Opened | None:
         """Opens a sequence for a prompt, with room for `room` tokens.
 
@@ -87,11 +93,12 @@ class CacheManager:
             tokens: the prompt; at least its last token is left to compute.
             room: at least len(tokens).
             share: False computes the whole prompt, for requests that need all its logits.
+            blocks: begin and end of runs of which no part is shared without the rest, ascending.
 
         Returns:
             None if it does not fit, even with nothing parked.
         """
-        match = self._match(salt, tokens) if share else None
+        match = self._match(salt, tokens, blocks) if share else None
         if match is not None and self._goes_on(match):
             seq = self._take_over(match)
         else:
@@ -172,7 +179,9 @@ class CacheManager:
         self._room[seq] = 0
         self._free.append(seq)
 
-    def _match(self, salt: str, tokens: Tokens[int]) -> Match | None:
+    def _match(
+        self, salt: str, tokens: Tokens[int], blocks: Tokens[tuple[int, int]] = ()
+    ) -> Match | None:
         if not self._prefix_caching:
             return None
         found = self._index.longest(salt, tokens[:-1])
@@ -180,8 +189,11 @@ class CacheManager:
             return None
         length = found.length
         whole = self._parked.get(found.seq) == length
-        if self._fork is Fork.BLOCK and not whole:
-            length -= length % self._grain
+        grain = self._grain if self._fork is Fork.BLOCK else 1
+        if not whole:
+            length -= length % grain
+        while cut := [begin for begin, end in blocks if begin < length < end]:
+            length = cut[0] - cut[0] % grain
         return Match(found.seq, length) if length else None
 
     def _goes_on(self, match: Match) -> bool:

@@ -24,11 +24,20 @@ from tgi_core.cli.daemon import in_daemon, leave_at_once_if_busy
 from tgi_core.cli.http_server import HTTPServer, bind
 from tgi_core.cli.termination import Termination, end
 from tgi_core.config.adapters import wanted_adapters
-from tgi_core.config.settings import PluginSettings, ServerSettings, Settings, TraceSettings
+from tgi_core.config.settings import (
+    ImageSettings,
+    PluginSettings,
+    ServerSettings,
+    Settings,
+    TraceSettings,
+)
 from tgi_core.contract import EngineInfo, Feature, LoadRequest, ModelFiles, RequestSink, Tokenizer
 from tgi_core.engine.supervise import Supervisor
 from tgi_core.engine.trials import GrammarTrials
 from tgi_core.errors import BadModel, EngineLost, UnsupportedModel, UsageError
+from tgi_core.images.fetch import FetchLimits, PinnedFetcher
+from tgi_core.images.layouts import layout_of
+from tgi_core.images.prompt import ImageLimits, ImagePrompts
 from tgi_core.ipc.generation import GrammarCheck
 from tgi_core.ipc.messages import Loading, Start
 from tgi_core.observe.progress import ProgressDisplay
@@ -108,8 +117,10 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         assert supervisor.info is not None  # it is ready
         trials = _grammar_trials(settings, tokenizer, supervisor, ending)
         info = supervisor.info
-        template = _chat_template(tokenizer, own_template)
+        images = _image_prompts(settings.images, files, info, tokenizer)
+        template = _chat_template(tokenizer, own_template, images)
         model = _served_model(settings, plugins, files, info, tokenizer, template, trials)
+        model = replace(model, images=images)
         if Feature.ADAPTER in info.features:
             adapters = Adapters(supervisor, model.model_id, settings.adapters.max_known)
             model = replace(model, adapters=adapters)
@@ -233,12 +244,16 @@ def _load_tokenizer(plugins: Plugins, files: ModelFiles) -> Tokenizer:
     return tokenizer
 
 
-def _chat_template(tokenizer: Tokenizer, own: OwnTemplate | None) -> ChatTemplate:
+def _chat_template(
+    tokenizer: Tokenizer, own: OwnTemplate | None, images: ImagePrompts | None
+) -> ChatTemplate:
+    layout = None if images is None else images.layout
     return ChatTemplate(
         own.source if own else tokenizer.chat_template,
         bos_token=(own and own.bos_token) or tokenizer.bos_token,
         eos_token=(own and own.eos_token) or tokenizer.eos_token,
-        special_texts=tokenizer.special_texts,
+        special_texts=[*tokenizer.special_texts, *(layout.special_texts if layout else ())],
+        image_marker=layout.marker if layout else None,
     )
 
 
@@ -298,6 +313,28 @@ def _served_model(
         sha=files.commit,
         pipeline_tag=files.pipeline_tag,
         grammars=grammars,
+    )
+
+
+def _image_prompts(
+    settings: ImageSettings, files: ModelFiles, info: EngineInfo, tokenizer: Tokenizer
+) -> ImagePrompts | None:
+    """How prompts with images are written; None if the engine takes none, or nobody knows how."""
+    if Feature.IMAGE not in info.features:
+        return None
+    layout = layout_of(files.path, tokenizer.bos_token)
+    if layout is None:
+        logger.warning("the engine takes images, but how this model writes them is not known")
+        return None
+    fetcher = None
+    if settings.fetch:
+        limits = FetchLimits(max_bytes=settings.max_fetch_bytes, timeout_s=settings.fetch_timeout_s)
+        fetcher = PinnedFetcher(settings.fetch, limits)
+    return ImagePrompts(
+        layout,
+        tokenizer,
+        ImageLimits(max_images=settings.max_images, max_pixels=settings.max_image_pixels),
+        fetcher,
     )
 
 

@@ -153,6 +153,27 @@ class AdapterSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """Which images requests may hold."""
+
+    max_images: int = setting(16, COUNT, "most images in a request")
+    max_image_pixels: int = setting(36_000_000, COUNT, "most pixels of an image")
+    fetch: tuple[str, ...] = setting(
+        (),
+        list_of(NAME),
+        "a host that images may be fetched from over https; *.example.com is any below that one, * "
+        "is any; may be repeated; default: none is fetched",
+        flag="image-fetch",
+    )
+    max_fetch_bytes: int = setting(
+        20_000_000, COUNT, "largest image that is fetched, in bytes", flag="max-image-fetch-size"
+    )
+    fetch_timeout_s: float = setting(
+        10.0, SECONDS, "how long fetching an image may take", flag="image-fetch-timeout"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """Where and how much to serve."""
 
@@ -245,6 +266,7 @@ class Settings:
     guidance: GuidanceSettings
     watermark: WatermarkSettings
     adapters: AdapterSettings
+    images: ImageSettings
     server: ServerSettings
     logs: LogSettings
     traces: TraceSettings

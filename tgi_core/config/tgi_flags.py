@@ -160,7 +160,11 @@ FLAGS: tuple[TgiFlag, ...] = (
 
 SHORT = {"port": "-p", "graceful-termination-timeout": "-g"}
 
-ALSO = {"prefix-cache": ("PREFIX_CACHING",), "compute-type": ("COMPUTE_TYPE",)}
+ALSO = {
+    "prefix-cache": ("PREFIX_CACHING",),
+    "compute-type": ("COMPUTE_TYPE",),
+    "max-image-fetch-size": ("MAX_IMAGE_FETCH_SIZE",),
+}
 """TGI's variables for options that are no flags of TGI."""
 
 IDLE_VARIABLES = {
@@ -177,6 +181,5 @@ IDLE_VARIABLES = {
     "ROCM_USE_SKINNY_GEMM": _NO_KERNELS,
     "XPU_MEMORY_FRACTION": "the cache is sized by what memory the backend finds",
     "LOG_COLORIZE": "log lines have no colours",
-    "MAX_IMAGE_FETCH_SIZE": "no image is fetched",
 }
 """Variables of TGI that are no flags, and why they do nothing."""

@@ -23,6 +23,7 @@ from tgi_core.contract.capabilities import (
     Fork,
     LogitsRows,
     Modality,
+    TwoWay,
 )
 from tgi_core.contract.command import Command, CommandTools
 from tgi_core.contract.dialect import (
@@ -61,6 +62,7 @@ from tgi_core.contract.guidance import (
     Matcher,
     Vocabulary,
 )
+from tgi_core.contract.image import EncodesImages, Image, ReadImage, StepImage
 from tgi_core.contract.memory import available_bytes
 from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
 from tgi_core.contract.peft import LinearShape, LoraAdapter, LowRank, read_peft
@@ -105,6 +107,7 @@ __all__ = [
     "Embedded",
     "Embedding",
     "Embeds",
+    "EncodesImages",
     "Engine",
     "EngineInfo",
     "Event",
@@ -124,6 +127,7 @@ __all__ = [
     "HttpReply",
     "HttpRequest",
     "HttpStream",
+    "Image",
     "LinearShape",
     "LoadRequest",
     "LogitsRows",
@@ -143,6 +147,7 @@ __all__ = [
     "PromptEmbedded",
     "PromptScored",
     "QueuePolicy",
+    "ReadImage",
     "ReasoningParser",
     "Request",
     "RequestFailed",
@@ -157,6 +162,7 @@ __all__ = [
     "Sizes",
     "Step",
     "StepBackend",
+    "StepImage",
     "StepStats",
     "StopRule",
     "TaggedArguments",
@@ -168,6 +174,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolCallParser",
     "TopToken",
+    "TwoWay",
     "Verdict",
     "Vocabulary",
     "available_bytes",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tgi_core.contract.image import StepImage
 from tgi_core.contract.sampling import SamplingBatch
 
 IntArray = NDArray[np.int32]
@@ -34,12 +35,15 @@ class Step:
     adapter: IntArray | None = None
     """int32 (R,): the place of each row's adapter (`HoldsAdapters`), 0 for the base model; None if
     all are 0."""
-    embeds: NDArray[np.float32] | None = None
-    """float32 (K, hidden): vectors that replace the tokens at `embeds_at`."""
-    embeds_at: IntArray | None = None
-    """int32 (K,), indices into `tokens`."""
+    images: tuple[StepImage, ...] = ()
+    """Vectors that take the places of some tokens; only if the backend reads images."""
+    two_way: IntArray | None = None
+    """int32 (B, 2): begin and end, in `tokens`, of runs whose tokens see one another, those after
+    them included; never more than `Capabilities.two_way` says. None: all see only what is before
+    them."""
     positions: IntArray | None = None
-    """int32 (A, T): only for models with rotary positions of more than one axis."""
+    """int32 (A, T): only for models with rotary positions of more than one axis; None if each token
+    stands where `token_positions` says, on all axes."""
     sampling: SamplingBatch | None = None
     """Given only to a backend whose `Capabilities.logits` is NONE."""
 

@@ -53,6 +53,17 @@ class Modality(Enum):
     IMAGE = "image"
 
 
+class TwoWay(Enum):
+    """Which tokens of a prompt see those that come after them."""
+
+    NONE = "none"
+    """None: attention is causal."""
+    IMAGES = "images"
+    """Placeholders that stand side by side see one another."""
+    PROMPTS = "prompts"
+    """All tokens of a prompt that holds an image see one another."""
+
+
 ANY_LENGTH = -1
 """The only member of `Capabilities.draft_lengths` when a decode row may have any length."""
 
@@ -93,6 +104,9 @@ class Capabilities:
     adapters: AdapterRows = AdapterRows.NONE
     """How rows may differ in their adapters. Any but NONE needs `HoldsAdapters`."""
     modalities: frozenset[Modality] = frozenset({Modality.TEXT})
+    """What prompts may hold. IMAGE needs `EncodesImages`."""
+    two_way: TwoWay = TwoWay.NONE
+    """Tokens that see one another are computed in one step, named by `Step.two_way`."""
     generates: bool = True
     """False for encoders: `step` is never called, and `chunked` says whether `embed` takes a text
     in parts."""

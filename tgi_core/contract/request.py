@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from tgi_core.contract.adapters import AdapterRef
+from tgi_core.contract.image import Image
 from tgi_core.contract.sampling import SamplingParams
 
 
@@ -23,6 +24,7 @@ class Feature(Enum):
     SEED = "seed"
     EMBEDDING = "embeddings"
     WATERMARK = "watermark"
+    IMAGE = "images"
 
 
 class GrammarKind(Enum):
@@ -77,6 +79,8 @@ class Request:
     grammar: Grammar | None = None
     adapter: AdapterRef | None = None
     """None is the base model."""
+    images: tuple[Image, ...] = ()
+    """In the order of their placeholders."""
     priority: int = 0
     """Higher is served first, where the queue policy looks at it."""
     cache_salt: str = ""

@@ -56,9 +56,10 @@ class AdapterStore:
         """Lets a sequence wait for its adapter; `prepared` tells when it has it."""
         self._waiting[sequence.request.request_id] = (sequence, adapter)
 
-    def forget(self, request_id: str) -> bool:
-        """Gives a sequence up that waits; False if it does not."""
-        return self._waiting.pop(request_id, None) is not None
+    def forget(self, request_id: str) -> Sequence | None:
+        """Gives a sequence up that waits; None if it does not."""
+        sequence, _ = self._waiting.pop(request_id, (None, None))
+        return sequence
 
     def release(self, sequence: Sequence) -> None:
         """A sequence that had its adapter has ended."""

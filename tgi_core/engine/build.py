@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tgi_core.contract import SamplingBatch, SamplingParams, Step
+from tgi_core.contract import SamplingBatch, SamplingParams, Step, StepImage
 from tgi_core.sampling.seeds import uniform
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
+
+IntArray = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,9 @@ def build_embedding(plan: StepPlan) -> Step:
 
 
 def _step(plan: StepPlan, tokens: list[int], out: list[int]) -> Step:
+    images, two_way, positions = [], None, None
+    if any(row.sequence.images for row in plan.rows):
+        images, two_way, positions = _images(plan), _two_way(plan), _positions(plan)
     places = [row.sequence.adapter_place for row in plan.rows]
     return Step(
         seq=np.array([row.sequence.seq for row in plan.rows], np.int32),
@@ -58,7 +64,52 @@ def _step(plan: StepPlan, tokens: list[int], out: list[int]) -> Step:
         tokens=np.array(tokens, np.int32),
         out=np.array(out, np.int32),
         adapter=np.array(places, np.int32) if any(places) else None,
+        images=tuple(images),
+        two_way=two_way,
+        positions=positions,
     )
+
+
+def _images(plan: StepPlan) -> list[StepImage]:
+    """The parts of images that a step computes."""
+    parts, flat = [], 0
+    for row in plan.rows:
+        shown_yet = row.sequence.images if row.begin < row.sequence.num_prompt else ()
+        for shown in shown_yet:
+            first, last = np.searchsorted(shown.places, (row.begin, row.end)).tolist()
+            if first < last:
+                at = (shown.places[first:last] + (flat - row.begin)).astype(np.int32)
+                parts.append(StepImage(encoded=shown.encoded, skip=first, at=at))
+        flat += row.num_tokens
+    return parts
+
+
+def _two_way(plan: StepPlan) -> IntArray | None:
+    """int32 (B, 2): the blocks that a step computes, if there are any."""
+    blocks, flat = [], 0
+    for row in plan.rows:
+        for begin, end in row.sequence.blocks:
+            if row.begin <= begin and end <= row.end:
+                blocks.append((begin - row.begin + flat, end - row.begin + flat))
+        flat += row.num_tokens
+    return np.array(blocks, np.int32) if blocks else None
+
+
+def _positions(plan: StepPlan) -> IntArray | None:
+    """int32 (A, T), if any sequence has more than its places."""
+    several = [row.sequence.positions for row in plan.rows if row.sequence.positions is not None]
+    if not several:
+        return None
+    axes = len(several[0].prompt)
+    parts = []
+    for row in plan.rows:
+        positions = row.sequence.positions
+        if positions is not None:
+            parts.append(positions.of(row.begin, row.end))
+        else:
+            plain = np.arange(row.begin, row.end, dtype=np.int32)
+            parts.append(np.broadcast_to(plain, (axes, len(plain))))
+    return np.concatenate(parts, axis=1)
 
 
 def build_sampling(outputs: list[Output]) -> SamplingBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from tgi_core.contract import Capabilities, EngineInfo, Feature, LogitsRows, Request
+from tgi_core.contract import Capabilities, EngineInfo, Feature, LogitsRows, Request, TwoWay
 from tgi_core.errors import DoesNotFit
 
 _ON_THE_HOST = frozenset(
@@ -40,6 +40,7 @@ def engine_info(
     *,
     guided: bool = False,
     adapted: bool = False,
+    sees: bool = False,
     adjustments: Collection[str] = (),
 ) -> EngineInfo:
     """What requests may ask for, from what the device can do and what there is besides it.
@@ -48,6 +49,7 @@ def engine_info(
         capabilities: the device's.
         guided: whether there is guidance.
         adapted: whether rows may have adapters.
+        sees: whether prompts may hold images.
         adjustments: names of those that plugins offer.
 
     Raises:
@@ -69,6 +71,8 @@ def engine_info(
         features |= _generating(capabilities.logits, guided=guided, adjustments=adjustments)
     if adapted and capabilities.generates:
         features.add(Feature.ADAPTER)
+    if sees and capabilities.generates:
+        features.add(Feature.IMAGE)
     if capabilities.embedding is not None:
         features.add(Feature.EMBEDDING)
     return EngineInfo(
@@ -100,6 +104,7 @@ def fault_of(
     info: EngineInfo,
     capabilities: Capabilities,
     adjustments: Collection[str] = (),
+    max_block_tokens: int = 0,
 ) -> str | None:
     """Why a request can never be served; the API layer checks the same things first."""
     tokens = [*request.prompt, *request.resumed]
@@ -133,7 +138,32 @@ def fault_of(
     wishes = _wishes(request) - info.features
     if wishes:
         return f"this engine does not support {min(w.value for w in wishes)}"
+    spans = [span for image in request.images for span in image.spans]
+    borders = [border for span in spans for border in span]
+    if not all(image.spans for image in request.images) or not all(b < e for b, e in spans):
+        return "an image has no place in the prompt"
+    if borders and (
+        borders != sorted(borders) or borders[0] < 0 or borders[-1] > len(request.prompt)
+    ):
+        return "the images' places in the prompt overlap, or lie outside of it"
+    if request.images and request.embedding:
+        return "images cannot be embedded"
+    longest = _longest_block(request, capabilities.two_way)
+    if longest > max_block_tokens:
+        return (
+            f"{longest} tokens would have to be computed at once for an image, and a step has room "
+            f"for {max_block_tokens}: use a shorter prompt, or give the server larger steps"
+        )
     return None
+
+
+def _longest_block(request: Request, two_way: TwoWay) -> int:
+    """Tokens in the longest run that must be computed in one step; 0 if there is none."""
+    if not request.images or two_way is TwoWay.NONE:
+        return 0
+    if two_way is TwoWay.PROMPTS:
+        return len(request.prompt)
+    return max(end - begin for image in request.images for begin, end in image.spans)
 
 
 def _wishes(request: Request) -> frozenset[Feature]:
@@ -142,5 +172,6 @@ def _wishes(request: Request) -> frozenset[Feature]:
         Feature.ADAPTER: request.adapter is not None,
         Feature.PROMPT_LOGPROBS: request.prompt_logprobs,
         Feature.EMBEDDING: request.embedding,
+        Feature.IMAGE: bool(request.images),
     }
     return frozenset(feature for feature, wished in wishes.items() if wished)

@@ -1,6 +1,7 @@
-"""What sequences need before they can be scheduled: a matcher for their grammar, then an adapter.
+"""What sequences need before they can be scheduled: a matcher for their grammar, then their images
+read, then an adapter.
 
-Both are made beside the steps. Knows no step and no row.
+All are made beside the steps. Knows no step and no row.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from tgi_core.contract import AdapterLoaded, AdapterRef, Vocabulary
 from tgi_core.engine.adapters import AdapterStore
 from tgi_core.engine.guidance import Guidance
+from tgi_core.engine.images import ImageStore
 from tgi_core.errors import BadAdapter
 from tgi_core.scheduler.sequence import Sequence
 
@@ -21,11 +23,13 @@ class Preparation:
         self,
         guidance: Guidance | None,
         adapters: AdapterStore | None,
+        images: ImageStore | None,
         ready: Callable[[Sequence], None],
     ) -> None:
         """`ready` takes each sequence that lacks nothing any more."""
         self._guidance = guidance
         self._adapters = adapters
+        self._images = images
         self._ready = ready
         self._answers: list[AdapterLoaded] = []
 
@@ -33,7 +37,8 @@ class Preparation:
     def num_waiting(self) -> int:
         """Sequences that are not ready."""
         preparing = self._guidance.num_preparing if self._guidance is not None else 0
-        return preparing + (self._adapters.num_waiting if self._adapters is not None else 0)
+        stores = (self._images, self._adapters)
+        return preparing + sum(store.num_waiting for store in stores if store is not None)
 
     @property
     def busy(self) -> bool:
@@ -47,30 +52,44 @@ class Preparation:
         if grammar is not None and self._guidance is not None:
             self._guidance.prepare(sequence, grammar)
         else:
-            self._adapt(sequence)
+            self._read_images(sequence)
 
     def forget(self, request_id: str) -> bool:
         """Gives a sequence up; False if it was ready, or is not known."""
         if self._guidance is not None and self._guidance.forget(request_id):
             return True
-        return self._adapters is not None and self._adapters.forget(request_id)
+        if self._images is not None and self._images.forget(request_id):
+            return True
+        adapters = self._adapters
+        sequence = adapters.forget(request_id) if adapters is not None else None
+        if sequence is not None and self._images is not None:
+            self._images.release(sequence)
+        return sequence is not None
 
     def ended(self, sequence: Sequence) -> None:
         """What a sequence that was ready held is free again."""
-        if self._adapters is not None:
-            self._adapters.release(sequence)
+        for store in (self._images, self._adapters):
+            if store is not None:
+                store.release(sequence)
 
     def advance(self, timeout_s: float) -> Iterator[tuple[Sequence, Exception]]:
         """Hands on what is ready by now.
 
         Args:
-            timeout_s: longest wait for the first grammar, and for the first adapter.
+            timeout_s: longest wait for the first grammar, the first image and the first adapter.
 
         Returns:
             The sequences that never will be ready, and why.
         """
         if self._guidance is not None and self._guidance.num_preparing:
             for sequence, error in self._guidance.prepared(timeout_s):
+                if error is None:
+                    self._read_images(sequence)
+                else:
+                    yield sequence, error
+        if self._images is not None and self._images.num_waiting:
+            self._images.wait(timeout_s)
+            for sequence, error in self._images.prepared():
                 if error is None:
                     self._adapt(sequence)
                 else:
@@ -81,6 +100,8 @@ class Preparation:
                 if error is None:
                     self._ready(sequence)
                 else:
+                    if self._images is not None:
+                        self._images.release(sequence)
                     yield sequence, _about_adapter(sequence, error)
             self._answers += self._adapters.loaded()
 
@@ -106,6 +127,12 @@ class Preparation:
         """What came of wishes to load adapters; each is given once."""
         answers, self._answers = self._answers, []
         return answers
+
+    def _read_images(self, sequence: Sequence) -> None:
+        if sequence.request.images and self._images is not None:
+            self._images.prepare(sequence)
+        else:
+            self._adapt(sequence)
 
     def _adapt(self, sequence: Sequence) -> None:
         adapter = sequence.request.adapter

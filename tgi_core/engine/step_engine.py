@@ -23,11 +23,13 @@ from tgi_core.contract import (
     Adjustment,
     Capabilities,
     Embeds,
+    EncodesImages,
     EngineInfo,
     Event,
     HoldsAdapters,
     LoadRequest,
     LogitsRows,
+    Modality,
     PendingTokens,
     Progress,
     QueuePolicy,
@@ -45,12 +47,14 @@ from tgi_core.engine.adjustments import boost
 from tgi_core.engine.build import Output, build_embedding, build_sampling, build_step
 from tgi_core.engine.commit import Committed, commit
 from tgi_core.engine.guidance import Guidance, mask
+from tgi_core.engine.images import ImageStore
 from tgi_core.engine.limits import EngineLimits, engine_info, fault_of
 from tgi_core.engine.pool import pool
 from tgi_core.engine.preparation import Preparation
 from tgi_core.engine.tally import Launched, Tally, is_prefill
 from tgi_core.errors import (
     BackendDead,
+    BadImage,
     GenerationError,
     OutOfMemory,
     RowsFailed,
@@ -65,8 +69,8 @@ from tgi_core.scheduler.sequence import Sequence, Status
 logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.005
-"""Longest wait for a grammar or an adapter when there is nothing else to do: a new request may
-come."""
+"""Longest wait for a grammar, an image or an adapter when there is nothing else to do: a new
+request may come."""
 _MAX_ADAPTERS = 8
 """Adapters that are held at once if nobody says how many."""
 
@@ -135,10 +139,14 @@ class StepEngine:
             self._backend, HoldsAdapters
         ):
             adapters = AdapterStore(self._backend, self._max_adapters)
+        self._images = None
+        if Modality.IMAGE in capabilities.modalities and isinstance(self._backend, EncodesImages):
+            self._images = ImageStore(self._backend, capabilities.two_way)
         self.info = engine_info(
             capabilities,
             guided=self._guidance is not None,
             adapted=adapters is not None,
+            sees=self._images is not None,
             adjustments=self._adjustments,
         )
         self._capabilities = capabilities
@@ -156,14 +164,20 @@ class StepEngine:
             ),
             self._cache,
         )
-        self._preparation = Preparation(self._guidance, adapters, self.scheduler.add)
+        self._preparation = Preparation(self._guidance, adapters, self._images, self.scheduler.add)
 
     def submit(self, request: Request) -> None:
         """Queues a request, or fails it at once if it can never be served."""
         if request.request_id in self._sequences:
             fault: str | None = f"a request {request.request_id} is open already"
         else:
-            fault = fault_of(request, self.info, self._capabilities, self._adjustments)
+            fault = fault_of(
+                request,
+                self.info,
+                self._capabilities,
+                self._adjustments,
+                self.scheduler.max_block_tokens,
+            )
         if fault is not None:
             self._events.append(
                 RequestFailed(request_id=request.request_id, message=fault, invalid=True)
@@ -202,7 +216,7 @@ class StepEngine:
         return bool(waits or self._events or self._in_flight)
 
     def poll(self, timeout_s: float) -> Rows[Event]:
-        """Runs one step, if there is one to run; waits for grammars and adapters only."""
+        """Runs one step, if there is one to run; waits for nothing but what sequences need."""
         if self._preparation.busy:
             self._prepare(timeout_s)
         if self._ahead:
@@ -234,12 +248,12 @@ class StepEngine:
         self._backend.close()
 
     def _prepare(self, timeout_s: float) -> None:
-        """Takes sequences whose grammar and adapter are ready; waits if nothing else is to do."""
+        """Takes sequences that have what they need; waits if nothing else is to do."""
         idle = self._preparation.num_waiting == len(self._sequences) and not self._events
         for sequence, error in self._preparation.advance(min(timeout_s, _WAIT_S) if idle else 0):
             # the scheduler does not know it yet
             del self._sequences[sequence.request.request_id]
-            self._tell_failure(sequence, error, invalid=isinstance(error, ValidationError))
+            self._tell_failure(sequence, error)
         self._events += self._preparation.answers()
 
     def _poll_ahead(self) -> None:
@@ -319,6 +333,8 @@ class StepEngine:
 
     def _launch(self, plan: StepPlan) -> _InFlight:
         begin = perf_counter()
+        if self._images is not None:
+            self._images.encode(plan)
         step, outputs = build_step(plan)
         batch = build_sampling(outputs)
         if self._capabilities.logits is LogitsRows.NONE:
@@ -376,11 +392,13 @@ class StepEngine:
     def _note(self, row: PlannedRow) -> None:
         """Lets others share what a step has computed of a prompt."""
         sequence = row.sequence
+        if self._images is not None:
+            self._images.computed(row)
         # it may have been preempted since, and begun again
         holds = sequence.status is Status.RUNNING and sequence.num_computed >= row.end
         if holds and row.begin < sequence.num_prompt:
-            request = sequence.request
-            self._cache.note(sequence.seq, sequence.salt, request.prompt[: row.end])
+            known = sequence.keys[: min(row.end, sequence.num_prompt)]
+            self._cache.note(sequence.seq, sequence.salt, known)
 
     def _narrow_down(self, plan: StepPlan, error: Exception) -> None:
         """Runs a failed step again in parts, until only the guilty rows are left to fail."""
@@ -413,9 +431,10 @@ class StepEngine:
         self._tell_failure(sequence, error)
         self.cancel(sequence.request.request_id)
 
-    def _tell_failure(self, sequence: Sequence, error: Exception, *, invalid: bool = False) -> None:
+    def _tell_failure(self, sequence: Sequence, error: Exception) -> None:
         request_id = sequence.request.request_id
         if not isinstance(error, TgiError):
             logger.error("request %s failed", request_id, exc_info=error)
         message = str(error) or type(error).__name__
+        invalid = isinstance(error, ValidationError | BadImage)
         self._events.append(RequestFailed(request_id=request_id, message=message, invalid=invalid))

@@ -40,6 +40,8 @@ class SchedulerLimits:
     """Longest row."""
     mixed: bool
     chunked: bool
+    max_block_tokens: int = 0
+    """Longest run of tokens that see one another: beside it all rows may decode."""
     one_adapter: bool = False
     """Whether all rows of a step have the same adapter, or none."""
 
@@ -54,11 +56,13 @@ class SchedulerLimits:
         chunk = capabilities.max_prefill_tokens
         if max_chunk_tokens is not None and capabilities.chunked:
             chunk = min(chunk, max_chunk_tokens)
+        step_tokens = min(
+            max_step_tokens or capabilities.max_step_tokens, capabilities.max_step_tokens
+        )
         return cls(
             max_rows=capabilities.max_rows,
-            max_step_tokens=min(
-                max_step_tokens or capabilities.max_step_tokens, capabilities.max_step_tokens
-            ),
+            max_step_tokens=step_tokens,
+            max_block_tokens=step_tokens - min(capabilities.max_rows, step_tokens - 1),
             max_chunk_tokens=chunk,
             mixed=capabilities.mixed,
             chunked=capabilities.chunked,
@@ -81,6 +85,11 @@ class Scheduler:
         self._turns: list[int] = []
         self.num_preemptions = 0
         """Sequences that had to give way, ever."""
+
+    @property
+    def max_block_tokens(self) -> int:
+        """See `SchedulerLimits`."""
+        return self._limits.max_block_tokens
 
     @property
     def num_waiting(self) -> int:
@@ -119,7 +128,7 @@ class Scheduler:
         if sequence.request.embedding:
             self._cache.release(sequence.seq)
         else:
-            self._cache.park(sequence.seq, sequence.salt, sequence.cached_tokens)
+            self._cache.park(sequence.seq, sequence.salt, sequence.cached_keys)
         sequence.seq, sequence.status = NO_SEQ, Status.FINISHED
 
     def schedule(self) -> StepPlan | None:
@@ -250,7 +259,7 @@ class Scheduler:
         most = min(budget, self._limits.max_chunk_tokens)
         if sequence.request.prompt_logprobs and sequence.num_computed < sequence.num_prompt:
             most = min(most, _SCORED_CHUNK_TOKENS)
-        return min(left, most)
+        return _around_blocks(sequence, min(left, most), budget)
 
     def _admit(self, sequence: Sequence) -> bool:
         request = sequence.request
@@ -259,13 +268,15 @@ class Scheduler:
             rest = request.stop.max_new_tokens - sequence.num_generated
             room += max(1, min(rest, _HEADROOM_TOKENS))
         opened = self._cache.open(
-            sequence.salt, sequence.tokens, room, share=not _needs_all(request)
+            sequence.salt,
+            sequence.keys,
+            room,
+            share=not _needs_all(request),
+            blocks=sequence.blocks,
         )
         if opened is None and not self._running:
             # alone it may use all there is, without headroom
-            opened = self._cache.open(
-                sequence.salt, sequence.tokens, len(sequence.tokens), share=False
-            )
+            opened = self._cache.open(sequence.salt, sequence.keys, len(sequence.keys), share=False)
         if opened is None:
             return False
         self._waiting.remove(sequence)
@@ -284,21 +295,21 @@ class Scheduler:
         """
         if not self._cache.shares_running or _needs_all(sequence.request):
             return False
-        salt, tokens = sequence.salt, sequence.tokens
+        salt, keys = sequence.salt, sequence.keys
         shared: int | None = None
         for other in self._running:
-            prompt = other.request.prompt
             if other.request.embedding:
                 continue
-            if other.salt != salt or self._cache.num_noted(other.seq) >= len(prompt):
+            if other.salt != salt or self._cache.num_noted(other.seq) >= other.num_prompt:
                 continue
-            if tokens[:_WORTH_WAITING_TOKENS] != list(prompt[:_WORTH_WAITING_TOKENS]):
+            if keys[:_WORTH_WAITING_TOKENS] != other.keys[:_WORTH_WAITING_TOKENS]:
                 continue
             if shared is None:
-                shared = self._cache.num_shared(salt, tokens)
+                shared = self._cache.num_shared(salt, keys)
             length = max(shared + _WORTH_ANOTHER_STEP_TOKENS, _WORTH_WAITING_TOKENS)
             # its last token is computed by each
-            if length < len(tokens) and tokens[:length] == list(prompt[:length]):
+            ends = min(len(keys) - 1, other.num_prompt)
+            if length <= ends and keys[:length] == other.keys[:length]:
                 return True
         return False
 
@@ -315,6 +326,17 @@ class Scheduler:
             if victim is sequence:
                 return False
         return True
+
+
+def _around_blocks(sequence: Sequence, num_tokens: int, budget: int) -> int:
+    """As many tokens, but no part of a block: up to where it begins, all of it, or none yet."""
+    computed = sequence.num_computed
+    for begin, end in sequence.blocks:
+        if begin < computed + num_tokens < end:
+            if begin > computed:
+                return begin - computed
+            return end - computed if end - computed <= budget else 0
+    return num_tokens
 
 
 def _needs_all(request: Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +32,59 @@ class PromptScore:
     top: tuple[TopToken, ...]
 
 
+class ShownImage:
+    """An image of one sequence."""
+
+    __slots__ = ("encoded", "places")
+
+    def __init__(self, places: NDArray[np.int32]) -> None:
+        self.places = places
+        """int32 (K,), ascending: the positions of its placeholders; at least one."""
+        self.encoded: Any = None
+        """Its vectors, while a step with them is under way."""
+
+    def starts_before(self, position: int) -> bool:
+        """Whether any of it comes before a position."""
+        return bool(self.places[0] < position)
+
+    def ends_before(self, position: int) -> bool:
+        """Whether all of it does."""
+        return bool(self.places[-1] < position)
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where the tokens of a sequence stand, if rotary positions have several axes."""
+
+    prompt: NDArray[np.int32]
+    """int32 (A, tokens of the prompt)."""
+    ahead: int
+    """How much further than their place in the sequence the tokens behind the prompt stand."""
+
+    def of(self, begin: int, end: int) -> NDArray[np.int32]:
+        """int32 (A, end - begin): of the tokens from `begin` to `end`."""
+        behind = np.arange(max(begin, self.prompt.shape[1]), end, dtype=np.int32) + self.ahead
+        known = self.prompt[:, begin:end]
+        return np.concatenate([known, np.broadcast_to(behind, (len(known), len(behind)))], axis=1)
+
+
 class Sequence:
     """Tokens of a request and how many of them the cache holds."""
 
     __slots__ = (
         "adapter_place",
         "arrival_s",
+        "blocks",
         "counts",
+        "images",
         "key",
+        "keys",
         "matcher",
         "num_computed",
         "num_prompt",
         "pending",
         "pooled",
+        "positions",
         "request",
         "salt",
         "scored",
@@ -60,6 +101,15 @@ class Sequence:
         self.arrival_s = arrival_s
         self.tokens: list[int] = [*request.prompt, *request.resumed]
         """Prompt and output, as far as known."""
+        self.keys: list[int] = self.tokens
+        """The same for the prefix cache, where other numbers stand for placeholders of images."""
+        self.images: tuple[ShownImage, ...] = ()
+        """As in the request; set before it is scheduled."""
+        self.blocks: tuple[tuple[int, int], ...] = ()
+        """Begin and end of runs of tokens that see one another, ascending: each is computed in one
+        step, or found in the cache as a whole."""
+        self.positions: Positions | None = None
+        """None if each token stands at its place in the sequence."""
         self.num_prompt = len(request.prompt)
         self.num_computed = 0
         """Tokens whose keys and values the cache holds, or will when the running step is done."""
@@ -111,13 +161,15 @@ class Sequence:
     def append(self, token: int) -> None:
         """Adds a sampled token."""
         self.tokens.append(token)
+        if self.keys is not self.tokens:
+            self.keys.append(token)
         if self.counts is not None:
             self.counts[token] += 1
 
     @property
-    def cached_tokens(self) -> list[int]:
-        """The known tokens that the cache holds."""
-        return self.tokens[: self.num_computed]
+    def cached_keys(self) -> list[int]:
+        """What the prefix cache knows the tokens by that the cache holds."""
+        return self.keys[: self.num_computed]
 
 
 def _salt(request: Request) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from sys import modules
 from typing import Any
@@ -31,23 +33,32 @@ from tgi_core.contract import (
     Embedding,
     Fork,
     HostLogits,
+    Image,
     LoadRequest,
     LogitsRows,
+    Modality,
     ModelFiles,
     PendingLogits,
     Pooling,
     Probe,
     Progress,
+    ReadImage,
     SampledTokens,
     SamplingBatch,
     Step,
+    TwoWay,
     Verdict,
 )
-from tgi_core.errors import BadAdapter, BadModel, UsageError
+from tgi_core.errors import BadAdapter, BadImage, BadModel, UsageError
 from tgi_core.plugin import hookimpl
 from tgi_core.sampling.reference import sample
 
 ADAPTER_FILE = "adapter_config.json"
+BAD_IMAGE = b"bad"
+"""What a file begins with that cannot be decoded,"""
+FATAL_IMAGE = b"fatal"
+"""and one that cannot be made into vectors. One that begins with a number makes so many, any other
+as many as are wanted."""
 _NUM_PATTERNS = 4096
 """Distinct rows of logits: enough that two different contexts hardly ever look alike."""
 
@@ -68,6 +79,11 @@ class FakeShape:
     chunked: bool = True
     logits: LogitsRows = LogitsRows.ALL
     adapters: AdapterRows = AdapterRows.ROW
+    images: bool = False
+    """Whether prompts may hold images."""
+    two_way: TwoWay = TwoWay.NONE
+    axes: int = 1
+    """Of positions; more than one makes those of images differ from their places."""
     steps_in_flight: int = 1
     generates: bool = True
     embedding_size: int = 0
@@ -88,12 +104,16 @@ class _Sampled:
 
 
 class FakeBackend:
-    """Satisfies `StepBackend` and `Embeds`; with two steps in flight also `SamplesOnDevice`."""
+    """Satisfies `StepBackend`, `Embeds`, `HoldsAdapters` and `EncodesImages`; with two steps in
+    flight also `SamplesOnDevice`.
+    """
 
     def __init__(self, shape: FakeShape | None = None) -> None:
         self._shape = shape
         self._last_sampled = np.zeros(0, np.int32)
         self._adapters: dict[int, int] = {}
+        self.num_encoded = 0
+        """Images that were made into vectors, ever."""
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """Makes the table of logits; options: any field of FakeShape that is a number."""
@@ -132,6 +152,8 @@ class FakeBackend:
             draft_lengths=(ANY_LENGTH,),
             logits=shape.logits,
             adapters=shape.adapters,
+            modalities=frozenset(Modality) if shape.images else frozenset({Modality.TEXT}),
+            two_way=shape.two_way,
             steps_in_flight=shape.steps_in_flight,
             generates=bool(shape.generates),
             embedding=Embedding(size=shape.embedding_size, pooling=shape.pooling)
@@ -196,6 +218,16 @@ class FakeBackend:
         row_of = np.repeat(np.arange(step.num_rows), step.n)
         tables = self.tables.rows(step.seq) + 1
         cells = _cell(tokens, position)
+        for image in step.images:
+            vectors = image.encoded[image.skip : image.skip + len(image.at)]
+            cells[image.at] = _cell(vectors, position[image.at])
+        assert self._shape is not None, "load comes first"
+        for axis in range(self._shape.axes if self._shape.axes > 1 else 0):
+            stands = position if step.positions is None else step.positions[axis]
+            cells = _scramble(cells + stands.astype(np.uint64))
+        for begin, end in () if step.two_way is None else step.two_way.tolist():
+            with np.errstate(over="ignore"):
+                cells[begin:end] = _scramble(cells[begin:end] + cells[begin:end].sum())
         if step.adapter is not None:
             seeds = [self._adapters.get(place, 0) for place in step.adapter.tolist()]
             cells = cells ^ np.array(seeds, np.uint64)[row_of]
@@ -238,6 +270,33 @@ class FakeBackend:
         else:
             assert isinstance(adapter, int)  # only `read_adapter` makes them
             self._adapters[place] = adapter
+
+    def read_image(self, image: Image) -> ReadImage:
+        """An image is its bytes, and a number of vectors."""
+        assert self._shape is not None, "load comes first"
+        if not image.data or image.data.startswith(BAD_IMAGE):
+            raise BadImage("it is no image that can be decoded")
+        num = image.num_placeholders
+        positions = None
+        if self._shape.axes > 1:
+            positions = np.array([np.arange(num) // (axis + 1) for axis in range(self._shape.axes)])
+        return ReadImage(
+            pixels=(image.data, num),
+            positions=None if positions is None else positions.astype(np.int32),
+        )
+
+    def encode_image(self, pixels: Any) -> NDArray[np.uint64]:
+        """A vector is a number."""
+        data, num = pixels
+        if data.startswith(FATAL_IMAGE):
+            raise RuntimeError("the vision tower fell over")
+        makes = re.match(rb"\d+", data)
+        if makes is not None and int(makes[0]) != num:
+            raise BadImage(f"it makes {int(makes[0])} vectors, and {num} placeholders stand for it")
+        self.num_encoded += 1
+        seed = int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+        with np.errstate(over="ignore"):
+            return _scramble(np.arange(num, dtype=np.uint64) + np.uint64(seed))
 
     def stats(self) -> BackendStats:
         """Blocks in use."""

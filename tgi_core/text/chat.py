@@ -21,7 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tgi_core.errors import TemplateError
-from tgi_core.text.plain import Guard, GuardedText, unmarked
+from tgi_core.text.plain import IMAGE_MARK, Guard, GuardedText, unmarked
 
 MAX_PROMPT_CHARS = 16_000_000
 """Longest prompt that a template may render: eight times the largest request body."""
@@ -29,6 +29,9 @@ MAX_PROMPT_CHARS = 16_000_000
 _CUT_HERE = "\ue0c7\ue0c8"
 """Marks the end of a message that is continued: characters of Unicode's private use area, the last
 of which in a prompt are ours, whatever a client writes."""
+
+_PROBE = "a text that is shown"
+"""Tried on templates, to see what they make of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,14 @@ class Message:
 
     role: str
     content: str | None
-    """None only together with tool calls."""
+    """None only together with tool calls. An `IMAGE_MARK` in it is one of `images`."""
     name: str | None = None
     reasoning: str | None = None
     tool_calls: tuple[PastCall, ...] = ()
     tool_call_id: str | None = None
     """Whose result this is."""
+    images: tuple[str, ...] = ()
+    """What the client gave as the images in the content."""
 
 
 class ChatTemplate:
@@ -65,17 +70,21 @@ class ChatTemplate:
         bos_token: str | None,
         eos_token: str | None,
         special_texts: Collection[str] = (),
+        image_marker: str | None = None,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         """`special_texts` in messages are kept from becoming special tokens.
 
-        None as source is a model without a template: then `render` always raises.
+        None as source is a model without a template: then `render` always raises. The template
+        writes `image_marker` where an image stands; None if the model takes none.
         """
         self._guard = Guard(special_texts)
         self._source = source
+        self._image_marker = image_marker
         self._bos_token = bos_token or ""
         self._eos_token = eos_token or ""
         self._now = now
+        self._roles_of_parts: dict[str, bool] = {}
 
     @cached_property
     def knows_tools(self) -> bool:
@@ -117,25 +126,84 @@ class ChatTemplate:
             last = replace(last, content=(last.content or "").rstrip() + _CUT_HERE)
             messages = [*messages[:-1], last]
         takes_calls = self.holds("tool_calls")
+        images = tuple(image for message in messages for image in message.images)
         prompt = self._render(
             **self._guard.mark(more or {}),
-            messages=[
-                _with_arguments(self._guard.mark(_variables(message, takes_calls)))
-                for message in messages
-            ],
+            messages=[self._as_template_takes(message, takes_calls) for message in messages],
             bos_token=self._bos_token,
             eos_token=self._eos_token,
             add_generation_prompt=True,
             tools=self._guard.mark(tools) or None,
         )
+        prompt = self._with_image_marks(prompt, len(images))
         if not (continue_final or implied):
-            return unmarked(prompt)
+            return unmarked(prompt, images)
         begin, mark, _ = prompt.rpartition(_CUT_HERE)
         if mark:
-            return unmarked(begin.rstrip())
+            return unmarked(begin.rstrip(), images)
         if implied:  # a template that rewrites the content leaves nothing to cut at, as in TGI
-            return unmarked(prompt)
+            return unmarked(prompt, images)
         raise TemplateError("the template does not show the end of the message to continue")
+
+    def _as_template_takes(self, message: Message, takes_calls: bool) -> dict[str, Any]:
+        variables = _variables(message, takes_calls)
+        marked: dict[str, Any] = _with_arguments(self._guard.mark(variables))
+        if self._image_marker is not None and variables["content"] is not None:
+            marked["content"] = self._content(message.role, variables["content"])
+        return marked
+
+    def _content(self, role: str, content: str) -> str | list[dict[str, str]]:
+        """Text and images as the template takes them: as a list of parts, or all in one text."""
+        texts = [self._guard.mark(text) for text in content.split(IMAGE_MARK)]
+        if not self._takes_parts(role):
+            return IMAGE_MARK.join(texts)
+        parts: list[dict[str, str]] = []
+        for place, text in enumerate(texts):
+            if place:
+                parts.append({"type": "image"})
+            if text or len(texts) == 1:
+                parts.append({"type": "text", "text": text})
+        return parts
+
+    def _takes_parts(self, role: str) -> bool:
+        """Whether the template shows a content that is a list of parts."""
+        if role not in self._roles_of_parts:
+            user = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+            said = {"role": role, "content": [{"type": "text", "text": _PROBE}]}
+            messages = [said] if role == "user" else [said, user]
+            if role == "assistant":
+                messages = [user, said]
+            try:
+                shown = self._render(
+                    messages=messages,
+                    bos_token=self._bos_token,
+                    eos_token=self._eos_token,
+                    add_generation_prompt=True,
+                    tools=None,
+                )
+            except TemplateError:
+                shown = ""
+            # one that takes texts alone shows the list as Python writes it, or nothing
+            quoted = any(quote + _PROBE in shown for quote in "\"'")
+            self._roles_of_parts[role] = shown.count(_PROBE) == len(messages) and not quoted
+        return self._roles_of_parts[role]
+
+    def _with_image_marks(self, prompt: str, num_images: int) -> str:
+        """The prompt with a mark for each image.
+
+        Raises:
+            TemplateError: the template has left some of them out.
+        """
+        if self._image_marker is None:
+            return prompt
+        # clients' texts that spell the marker are cut within it
+        prompt = prompt.replace(self._image_marker, IMAGE_MARK)
+        if prompt.count(IMAGE_MARK) != num_images:
+            raise TemplateError(
+                f"the template shows {prompt.count(IMAGE_MARK)} of {num_images} images: it may "
+                "have no place for images, or none for a message of this role"
+            )
+        return prompt
 
     def _render(self, **variables: Any) -> str:
         parts: list[str] = []
@@ -156,8 +224,10 @@ class ChatTemplate:
     def _template(self) -> jinja2.Template:
         if self._source is None:
             raise TemplateError("this model has no chat template; use a route that takes a prompt")
-        # TGI gives templates plain text as content; some expect a list of parts here
-        source = self._source.replace("messages[0]['content'][0]['text']", "messages[0]['content']")
+        source = self._source
+        if self._image_marker is None:
+            # content is plain text then, as in TGI; some expect a list of parts here
+            source = source.replace("messages[0]['content'][0]['text']", "messages[0]['content']")
         return self._environment.from_string(source)
 
     @cached_property

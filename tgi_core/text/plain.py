@@ -18,6 +18,9 @@ from tgi_core.contract import Tokenizer, TokenSpan
 _CUT = "\ufdd0"
 """One of Unicode's characters that are never used in text that is exchanged."""
 
+IMAGE_MARK = "\ufdd1"
+"""Another one: stands in a prompt where an image is."""
+
 
 @dataclass(frozen=True, slots=True)
 class GuardedText:
@@ -26,6 +29,8 @@ class GuardedText:
     text: str
     cuts: tuple[int, ...] = ()
     """Where it is cut, ascending, so that no special token is found across."""
+    images: tuple[str, ...] = ()
+    """What clients gave as the images whose marks are in the text, in their order."""
 
     def __len__(self) -> int:
         """In characters."""
@@ -62,21 +67,26 @@ class Guard:
                 return value
 
     def _mark(self, text: str) -> str:
-        text = text.replace(_CUT, "")
+        text = without_marks(text)
         if self._spelled is None:
             return text
         places = {match.start() + 1 for match in self._spelled.finditer(text)}
         return _CUT.join(GuardedText(text, tuple(sorted(places))).parts()) if places else text
 
 
-def unmarked(text: str) -> GuardedText:
-    """What a template made of marked values."""
+def without_marks(text: str) -> str:
+    """A client's text without our own characters."""
+    return text.replace(_CUT, "").replace(IMAGE_MARK, "")
+
+
+def unmarked(text: str, images: tuple[str, ...] = ()) -> GuardedText:
+    """What a template made of marked values, and the images that are in it."""
     parts = text.split(_CUT)
     cuts, at = [], 0
     for part in parts[:-1]:
         at += len(part)
         cuts.append(at)
-    return GuardedText("".join(parts), tuple(cuts))
+    return GuardedText("".join(parts), tuple(cuts), images)
 
 
 def encode(tokenizer: Tokenizer, prompt: GuardedText, *, add_special_tokens: bool) -> list[int]:

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from math import isfinite
 from typing import Any
 
-from tgi_core.contract import AdapterRef, Feature, Grammar, Request, SamplingParams, StopRule
+from tgi_core.contract import AdapterRef, Feature, Grammar, Image, Request, SamplingParams, StopRule
 from tgi_core.errors import ValidationError
 from tgi_core.text.plain import GuardedText
 
@@ -200,6 +200,7 @@ def to_request(
     eos_token_ids: tuple[int, ...],
     random_seed: int,
     adapter: AdapterRef | None = None,
+    images: tuple[Image, ...] = (),
     trace_parent: str | None = None,
 ) -> Request:
     """The request for an engine; `wishes` have passed `check`, `tokens` are its prompt's.
@@ -212,12 +213,15 @@ def to_request(
         eos_token_ids: the tokenizer's.
         random_seed: uint64, taken if the client named none.
         adapter: the one that `wishes` name.
+        images: with their places in `tokens`.
         trace_parent: W3C traceparent of the client.
 
     Raises:
-        ValidationError: the prompt is too long, or holds tokens that the model does not have.
+        ValidationError: the prompt is too long, or holds tokens that the model does not have; or
+            an image would be cut.
     """
     if wishes.truncate is not None:
+        images = _after(images, len(tokens) - wishes.truncate)
         tokens = tokens[-wishes.truncate :]
     if not tokens:
         raise ValidationError("`inputs` cannot be empty")
@@ -236,6 +240,7 @@ def to_request(
         prompt_logprobs=wishes.prompt_logprobs,
         grammar=wishes.grammar,
         adapter=adapter,
+        images=images,
         trace_parent=trace_parent,
     )
 
@@ -243,6 +248,19 @@ def to_request(
 def as_float32(value: float | None) -> float | None:
     """The number that TGI reads, and every device: the nearest of 32 bits, so that 1e-60 is 0."""
     return None if value is None else c_float(value).value
+
+
+def _after(images: tuple[Image, ...], cut: int) -> tuple[Image, ...]:
+    """The images that are left when so many tokens are cut away before them."""
+    if cut <= 0:
+        return images
+    left = [image for image in images if image.spans[-1][1] > cut]
+    if left and left[0].spans[0][0] < cut:
+        raise ValidationError("`truncate` would leave only a part of an image")
+    return tuple(
+        replace(image, spans=tuple((begin - cut, end - cut) for begin, end in image.spans))
+        for image in left
+    )
 
 
 def _check_sampling(wishes: Wishes) -> None:

@@ -41,6 +41,8 @@ class GpuDevice:
     def __init__(self, name: str, chip: Chip, driver: Driver) -> None:
         """`name`: what `--device` calls it."""
         self.name = name
+        # its kernels and graphs know one position a token, and no vectors of others
+        self.takes_images = False
         self.torch_device = driver.torch_device
         self.cache_dtypes = chip.cache_dtypes
         self._chip = chip

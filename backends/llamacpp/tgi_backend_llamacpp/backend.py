@@ -245,7 +245,7 @@ class LlamaCppBackend:
 
     def _check(self, step: Step) -> None:
         can = self._capabilities
-        if step.embeds is not None or step.positions is not None:
+        if step.images or step.positions is not None:
             raise Unsupported("embeddings in a step")
         if step.adapter is not None and step.adapter.any():
             raise Unsupported("adapters")

@@ -89,6 +89,8 @@ class EagerComputing:
     def _begin(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         layout = StepLayout(step, tables, self._cache)
         self.attention.begin(layout)
+        if step.positions is not None:
+            return self._to_device(step.positions.astype(np.int64))
         return layout.positions
 
     def _tokens(self, tokens: NDArray[np.int32]) -> Tensor:

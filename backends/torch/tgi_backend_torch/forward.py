@@ -23,7 +23,7 @@ class FlatModel:
 
         Args:
             tokens: int64 (T,).
-            positions: int64 (T,), of each token in its sequence.
+            positions: int64 (T,), of each token in its sequence; (A, T) if there are several axes.
             wanted: int64 (L,), indices into `tokens`.
 
         Returns:
@@ -32,7 +32,7 @@ class FlatModel:
         choice = {"logits_to_keep": wanted} if self._can_choose else {}
         with torch.inference_mode():
             logits: Tensor = self.model(
-                input_ids=tokens[None], position_ids=positions[None], use_cache=False, **choice
+                input_ids=tokens[None], position_ids=_batched(positions), use_cache=False, **choice
             ).logits[0]
             return logits if self._can_choose else logits[wanted]
 
@@ -46,7 +46,7 @@ class FlatModel:
 
         Args:
             tokens: int64 (T,).
-            positions: int64 (T,), of each token in its sequence.
+            positions: int64 (T,), of each token in its sequence; (A, T) if there are several axes.
 
         Returns:
             (T, size) in the model's dtype.
@@ -54,6 +54,11 @@ class FlatModel:
         assert self._base is not None, "has_hidden is False"
         with torch.inference_mode():
             states: Tensor = self._base(
-                input_ids=tokens[None], position_ids=positions[None], use_cache=False
+                input_ids=tokens[None], position_ids=_batched(positions), use_cache=False
             ).last_hidden_state[0]
             return states
+
+
+def _batched(positions: Tensor) -> Tensor:
+    """(1, T), or (A, 1, T)."""
+    return positions.unsqueeze(-2)

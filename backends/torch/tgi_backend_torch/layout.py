@@ -44,6 +44,7 @@ class Group:
         cells: slice,
         query_positions: Tensor,
         key_positions: Tensor,
+        seen: Tensor | None,
         window: int | None,
         dtype: torch.dtype,
         needs_mask: bool,
@@ -62,6 +63,7 @@ class Group:
         self.is_fresh = is_fresh
         """One row without past or effective window: its keys are the step's own, plainly causal."""
         self._query_positions = query_positions
+        self._seen = seen
         self._key_positions = key_positions
         self._window = window
         self._dtype = dtype
@@ -83,6 +85,9 @@ class Group:
             hidden = keys > queries
             if self._window is not None:
                 hidden |= keys <= queries - self._window
+            if self._seen is not None:
+                begin, end = self._seen[..., None].unbind(0)
+                hidden &= (keys < begin) | (keys >= end)
             mask = torch.zeros(hidden.shape, dtype=self._dtype, device=hidden.device)
             mask.masked_fill_(hidden, -torch.inf)
             self._masks[fold] = mask.repeat(1, fold, 1)[:, None]
@@ -125,6 +130,7 @@ class StepLayout:
                 zip(step.row_begins().tolist(), step.past.tolist(), step.n.tolist(), strict=False)
             )
         ]
+        self._seen = _seen(step, positions)
         self._groups: dict[int | None, tuple[Group, ...]] = {}
         self.positions = self._move(positions.astype(np.int64))
         """int64 (T,)."""
@@ -170,20 +176,26 @@ class StepLayout:
             cells = slice(first.first_cell(window) - offset, first.past + n - offset)
         keys = starts[:, None] * BLOCK_TOKENS + np.arange(cells.start, cells.stop)
         is_contiguous = bool((np.diff(begins) == n).all())
+        flat = begins[:, None] + np.arange(n)
+        seen = None if self._seen is None else self._seen[:, flat]
         return Group(
             tokens=slice(first.begin, first.begin + n * len(rows))
             if is_contiguous
-            else self._move((begins[:, None] + np.arange(n)).ravel()),
+            else self._move(flat.ravel()),
             num_rows=len(rows),
             num_new=n,
             blocks=self._move(blocks.ravel().astype(np.int64)),
             cells=cells,
             query_positions=self._move(past[:, None] + np.arange(n)),
             key_positions=self._move(keys),
+            seen=None if seen is None else self._move(seen),
             window=window,
             dtype=self._dtype,
             needs_mask=len(rows) > 1 or n > 1,
-            is_fresh=len(rows) == 1 and first.past == 0 and (window is None or n <= window),
+            is_fresh=len(rows) == 1
+            and first.past == 0
+            and (window is None or n <= window)
+            and (seen is None or not seen.any()),
         )
 
     def _stale_cells(self, step: Step) -> Tensor | None:
@@ -198,6 +210,18 @@ class StepLayout:
 
     def _move(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def _seen(step: Step, positions: NDArray[np.int32]) -> NDArray[np.int64] | None:
+    """int64 (2, T): from and up to which position each token sees, whatever causality and window
+    say; 0 and 0 of those for which these say all. None if they do for all tokens.
+    """
+    if step.two_way is None:
+        return None
+    seen = np.zeros((2, step.num_tokens), np.int64)
+    for begin, end in step.two_way.tolist():
+        seen[:, begin:end] = [[positions[begin]], [positions[end - 1] + 1]]
+    return seen
 
 
 def _by_length(rows: list[_Row], window: int | None, most_cells: int) -> Iterable[list[_Row]]:

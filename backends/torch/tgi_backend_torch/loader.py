@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tgi_backend_torch.attention import IMPLEMENTATION
 from tgi_backend_torch.checkpoint import Checkpoint
+from tgi_backend_torch.vision import attention_of, seeing_class
 from tgi_core.contract import Progress
 from tgi_core.errors import BadModel, UnsupportedModel
 
@@ -80,12 +80,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         raise UnsupportedModel(
             f"{name} is an encoder-decoder; the torch backend runs decoder-only models."
         )
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModel(
-            f"transformers {transformers.__version__} has no causal language model of type {name}."
-        )
-    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
-    cls: type[PreTrainedModel] = classes[type(config)]
+    cls = seeing_class(config) or _causal_class(config)
     if getattr(cls, "_is_stateful", False):
         raise UnsupportedModel(
             f"{cls.__name__} keeps a recurrent state; the torch backend runs models whose only "
@@ -112,6 +107,17 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return cls
 
 
+def _causal_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModel(
+            f"transformers {transformers.__version__} has no causal language model of type "
+            f"{config.model_type}."
+        )
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    cls: type[PreTrainedModel] = classes[type(config)]
+    return cls
+
+
 def load_model(
     cls: type[PreTrainedModel],
     config: PretrainedConfig,
@@ -120,7 +126,7 @@ def load_model(
     device: torch.device,
     progress: Progress,
     *,
-    attention: str = IMPLEMENTATION,
+    attention: str | None = None,
     **arguments: Any,
 ) -> PreTrainedModel:
     """Fills the class with the checkpoint's weights, in `dtype`, on `device`, in eval mode.
@@ -132,7 +138,7 @@ def load_model(
         dtype: what to compute in.
         device: where.
         progress: told of each tensor.
-        attention: name of transformers' attention function.
+        attention: name of transformers' attention function; None is ours, where text is.
         arguments: of the class's constructor.
 
     Raises:
@@ -146,7 +152,7 @@ def load_model(
                 config=config,
                 state_dict=tensors,
                 dtype=dtype,
-                attn_implementation=attention,
+                attn_implementation=attention or attention_of(config),
                 output_loading_info=True,
                 local_files_only=True,
                 **arguments,

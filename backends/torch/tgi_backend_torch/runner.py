@@ -26,6 +26,7 @@ from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embeds_only, read_pooling
 from tgi_backend_torch.trial import try_hidden, try_largest, try_model
+from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
 from tgi_backend_torch.wishes import (
     check_weights_fit,
     choose_dtype,
@@ -38,11 +39,15 @@ from tgi_core.contract import (
     BlockTables,
     Capabilities,
     Embedding,
+    Image,
     LoadRequest,
+    Modality,
     PendingLogits,
     Pooling,
     Progress,
+    ReadImage,
     Step,
+    TwoWay,
     choose_sizes,
     read_peft,
     step_limits,
@@ -53,6 +58,8 @@ from tgi_core.errors import OutOfMemory, Unsupported, UnsupportedModel
 logger = logging.getLogger(__name__)
 
 _MAX_ADAPTER_RANK = 256
+_WHOLE_PROMPT_TOKENS = 4096
+"""Tokens in a step of a model that computes prompts with images at once."""
 _WARM_UP_LENGTHS = (64, 1)
 """Enough to take the way of a long row; the length makes no kernel faster later."""
 
@@ -79,13 +86,15 @@ class _Loaded:
     cache: PagedCache
     tables: BlockTables
     adapters: AdapterBank
+    vision: ImageTower | None
+    """None if the model takes text alone."""
     max_adapter_rank: int
     reference: str
     capabilities: Capabilities
 
 
 class TorchBackend:
-    """Satisfies `StepBackend` and `Embeds`. Device packages pass their device."""
+    """Satisfies `StepBackend`, `Embeds` and `EncodesImages`. Device packages pass their device."""
 
     def __init__(self, device: Device | None = None) -> None:
         self._device: Device = device or CpuDevice()
@@ -107,6 +116,11 @@ class TorchBackend:
             torch.set_num_threads(request.num_threads)
         device = self._device
         config = read_config(request.model.path)
+        make_causal(config)
+        takes_images = device.takes_images and sees(config, request.model.path)
+        two_way = two_way_of(config) if takes_images else TwoWay.NONE
+        if two_way is TwoWay.PROMPTS and request.max_step_tokens is None:
+            request = replace(request, max_step_tokens=_WHOLE_PROMPT_TOKENS)
         model = self._weights(request, config, progress)
         dtype = model.dtype
         cache_dtype = device.cache_dtypes.get(request.kv_cache_dtype or "", dtype)
@@ -137,6 +151,8 @@ class TorchBackend:
             sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
             adapters=AdapterRows.ROW,
             embedding=_embedding(request.model.path, hidden_size),
+            modalities=frozenset(Modality if takes_images else {Modality.TEXT}),
+            two_way=two_way,
         )
         computing = device.computing(FlatModel(model), cache, capabilities)
         for index, layer in enumerate(trial.layers):
@@ -147,6 +163,7 @@ class TorchBackend:
             cache=cache,
             tables=tables,
             adapters=AdapterBank(trial.adaptable, device.torch_device),
+            vision=ImageTower(model, request.model.path) if takes_images else None,
             max_adapter_rank=request.max_adapter_rank or _MAX_ADAPTER_RANK,
             reference=request.model.reference,
             capabilities=capabilities,
@@ -208,6 +225,8 @@ class TorchBackend:
         """Computes, and notes that the cache holds the rows."""
         loaded = self._here()
         loaded.adapters.begin(step)
+        if loaded.vision is not None:
+            loaded.vision.begin(step)
         ends = step.past + step.n
         with self._telling_want_of_memory(f"a step of {step.num_tokens} tokens"):
             out = compute(step, loaded.tables.rows(step.seq, int(ends.max())))
@@ -224,6 +243,15 @@ class TorchBackend:
             if self._device.is_out_of_memory(error):
                 raise OutOfMemory(f"{what} does not fit in memory") from error
             raise
+
+    def read_image(self, image: Image) -> ReadImage:
+        """Decodes an image and prepares its pixels; see `EncodesImages.read_image`."""
+        return self._sight().read(image)
+
+    def encode_image(self, pixels: Pixels) -> Tensor:
+        """Runs the vision tower; see `EncodesImages.encode_image`."""
+        with self._telling_want_of_memory("an image"):
+            return self._sight().encode(pixels)
 
     def read_adapter(self, path: Path) -> PlacedAdapter:
         """Reads a folder of PEFT; see `HoldsAdapters.read_adapter`."""
@@ -266,6 +294,12 @@ class TorchBackend:
     def _largest_step(self, model: PreTrainedModel, num_tokens: int, num_rows: int) -> Tensor:
         """Whatever takes memory beside the weights and the cache; the logits of all rows."""
         return try_largest(model, num_tokens, min(num_rows, num_tokens))
+
+    def _sight(self) -> ImageTower:
+        vision = self._here().vision
+        if vision is None:
+            raise Unsupported("images")
+        return vision
 
     def _here(self) -> _Loaded:
         if self._loaded is None:

@@ -312,6 +312,22 @@ def test_tokens_are_counted_for_the_same_prompt():
     ]
 
 
+def test_images_stand_where_the_client_put_them():
+    content = [
+        {"type": "text", "text": "is "},
+        {
+            "type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": "aGk="},
+        },
+        {"type": "image", "source": {"type": "url", "url": "https://a.org/cat.png"}},
+    ]
+    _, server = messages(messages=[{"role": "user", "content": content}])
+    [chat] = server.chats
+    urls = ("data:image/png;base64,aGk=", "https://a.org/cat.png")
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    assert chat["messages"][-1]["content"] == [{"type": "text", "text": "is "}, *images]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -12,6 +12,7 @@ from tgi_plugin_anthropic_api.schema import (
     InputMessage,
     MessagesRequest,
     Prompt,
+    Source,
     Tool,
     ToolChoice,
 )
@@ -105,10 +106,24 @@ def _user(message: InputMessage) -> list[Json]:
             content = block.content or ""
             text = content if isinstance(content, str) else "".join(map(_text, content))
             turns.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": text})
+        elif block.type == "image":
+            parts.append({"type": "image_url", "image_url": {"url": _image(block)}})
         else:
             parts.append({"type": "text", "text": _text(block)})
     flush()
     return turns
+
+
+def _image(block: Block) -> str:
+    """The address of an image; of one that is in the request, a data URI."""
+    source = block.source or Source()
+    match source.type:
+        case "base64":
+            return f"data:{source.media_type};base64,{source.data}"
+        case "url":
+            return source.url
+        case _:
+            raise ValidationError("`source` of an `image` must be of type `base64` or `url`")
 
 
 def _assistant(message: InputMessage) -> Json:

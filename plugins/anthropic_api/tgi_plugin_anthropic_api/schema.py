@@ -13,6 +13,15 @@ T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
+class Source(msgspec.Struct):
+    """Where an image is: in `data`, as base64, or at an address."""
+
+    type: str = ""
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+
+
 class Block(msgspec.Struct):
     """A part of a message. Which fields it has depends on its type."""
 
@@ -24,6 +33,7 @@ class Block(msgspec.Struct):
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
     content: str | list[Block] | None = None
+    source: Source | None = None
 
 
 class InputMessage(msgspec.Struct):

@@ -237,16 +237,27 @@ def test_the_served_model_is_listed_shown_and_running():
     assert ask(DIALECT, "GET", "/api/version").json["version"].count(".") == 2
 
 
+def test_images_come_before_the_text():
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+    wanted = [{"role": "user", "content": [image, {"type": "text", "text": "What?"}]}]
+    message = {"role": "user", "content": "What?", "images": ["aGk="]}
+    for path, change in (
+        ("/api/chat", {"messages": [message]}),
+        ("/api/generate", {"prompt": "What?", "images": ["aGk="]}),
+    ):
+        _, server = post(path, dict(ROUTES)[path], **change)
+        assert server.chats[0]["messages"][-1:] == wanted
+
+
 @pytest.mark.parametrize(
     ("path", "change", "named"),
     [
-        ("/api/chat", {"messages": [{"role": "user", "images": ["aGk="]}]}, "`images`"),
         ("/api/chat", {"messages": [{"role": "tool", "content": "x"}]}, "answers no call"),
         ("/api/chat", {"messages": [{"content": "x"}]}, "role"),
         ("/api/chat", {"format": "yaml"}, "`format`"),
         ("/api/chat", {"logprobs": True}, "`logprobs`"),
         ("/api/chat", {"options": {"temperature": "hot"}}, "temperature"),
-        ("/api/generate", {"images": ["aGk="]}, "`images`"),
+        ("/api/generate", {"images": ["aGk="], "raw": True}, "`images with raw`"),
         ("/api/generate", {"suffix": "x"}, "`suffix`"),
         ("/api/generate", {"template": "x"}, "`template`"),
         ("/api/generate", {"context": [1]}, "`context`"),

@@ -35,15 +35,19 @@ def generate_body(request: GenerateRequest) -> Json:
         ("suffix", request.suffix),
         ("template", request.template),
         ("context", request.context),
-        ("images", request.images),
     ):
         if given:
             raise _unsupported(name)
     prompt = request.prompt or ""
     if request.raw:
+        if request.images:
+            raise _unsupported("images with raw")
         return {"prompt": prompt, **_wishes(request)}
     turns = [{"role": "system", "content": request.system}] if request.system else []
-    return {"messages": [*turns, {"role": "user", "content": prompt}], **_wishes(request)}
+    return {
+        "messages": [*turns, {"role": "user", "content": _content(prompt, request.images)}],
+        **_wishes(request),
+    }
 
 
 def _messages(messages: list[Message]) -> list[Json]:
@@ -52,9 +56,8 @@ def _messages(messages: list[Message]) -> list[Json]:
     waiting: deque[tuple[str, str]] = deque()
     num_calls = 0
     for message in messages:
-        if message.images:
-            raise _unsupported("images")
-        turn: Json = {"role": message.role, "content": message.content or ""}
+        content = _content(message.content or "", message.images)
+        turn: Json = {"role": message.role, "content": content}
         if message.thinking:
             turn["reasoning_content"] = message.thinking
         if message.tool_calls:
@@ -70,6 +73,18 @@ def _messages(messages: list[Message]) -> list[Json]:
             turn["tool_call_id"] = _answered(waiting, message)
         turns.append(turn)
     return turns
+
+
+def _content(text: str, images: list[str] | None) -> str | list[Json]:
+    """Images come before the text, as in Ollama."""
+    if not images:
+        return text
+    parts: list[Json] = [
+        # what they are is seen by what they hold
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
+        for image in images
+    ]
+    return [*parts, {"type": "text", "text": text}]
 
 
 def _answered(waiting: deque[tuple[str, str]], message: Message) -> str:

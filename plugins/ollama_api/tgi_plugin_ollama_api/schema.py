@@ -50,7 +50,8 @@ class Message(msgspec.Struct, omit_defaults=True):
     thinking: str | UnsetType = UNSET
     tool_calls: list[ToolCall] | UnsetType = UNSET
     tool_name: str | UnsetType = UNSET
-    images: list[Any] | None = None
+    images: list[str] | None = None
+    """Files in base64."""
 
 
 class Asked(msgspec.Struct, kw_only=True):
@@ -81,7 +82,8 @@ class GenerateRequest(Asked, kw_only=True):
     suffix: str | None = None
     template: str | None = None
     context: list[int] | None = None
-    images: list[Any] | None = None
+    images: list[str] | None = None
+    """Files in base64."""
 
 
 class Line(msgspec.Struct, kw_only=True):

@@ -292,12 +292,25 @@ def test_no_response_can_be_fetched_or_deleted(method):
     assert "resp_1" in answer.json["error"]["message"]
 
 
+def test_images_stand_where_the_client_put_them():
+    url = "data:image/png;base64,aGk="
+    content = [
+        {"type": "input_text", "text": "is "},
+        {"type": "input_image", "image_url": url, "detail": "low"},
+    ]
+    _, server = post(input=[{"role": "user", "content": content}])
+    assert server.chats[0]["messages"][-1]["content"] == [
+        {"type": "text", "text": "is "},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"input": [{"role": "robot", "content": "Hi"}]}, "robot"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "`input_image`"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "`input_image"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "`item_reference`"),
         ({"text": {"format": {"type": "yaml"}}}, "yaml"),
         ({"tools": [{"type": "function", "name": "f"}], "tool_choice": "some"}, "'some'"),

@@ -112,7 +112,7 @@ def _add(turns: _Turns, item: Item) -> None:
         case "message", "assistant":
             turns.say(_text(item.content))
         case "message", "user":
-            turns.turns.append({"role": "user", "content": _text(item.content)})
+            turns.turns.append({"role": "user", "content": _content(item.content)})
         case "message", role:
             raise ValidationError(f"`role` of a message cannot be {role!r:.64}")
         case "reasoning", _:
@@ -125,6 +125,22 @@ def _add(turns: _Turns, item: Item) -> None:
             )
         case kind, _:
             raise _unsupported(kind[:64])
+
+
+def _content(content: str | Sequence[Part] | None) -> str | list[Json]:
+    """What a user says, with images where they stand."""
+    parts = content if isinstance(content, Sequence) and not isinstance(content, str) else ()
+    if not any(part.type == "input_image" for part in parts):
+        return _text(content)
+    shown: list[Json] = []
+    for part in parts:
+        if part.type != "input_image":
+            shown.append({"type": "text", "text": _text([part])})
+        elif part.image_url is not None:
+            shown.append({"type": "image_url", "image_url": {"url": part.image_url}})
+        else:
+            raise _unsupported("input_image without image_url")
+    return shown
 
 
 def _text(content: str | Sequence[Part] | None) -> str:

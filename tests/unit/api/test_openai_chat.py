@@ -9,7 +9,7 @@ import pytest
 from tgi_core.text.chat import ChatTemplate
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
-IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/cat.png"}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
 
 
 def chat(server, **more):
@@ -273,10 +273,7 @@ def test_parts_of_text_are_joined(server):
     [
         ({"best_of": 3}, "best_of"),
         ({"watermark": True}, "watermark"),
-        (
-            {"messages": [{"role": "user", "content": [IMAGE]}]},
-            "image_url",
-        ),
+        ({"messages": [{"role": "user", "content": [AUDIO]}]}, "input_audio"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -40,6 +40,7 @@ NAMES = {
     "SagemakerStreamResponse": "StreamResponse or ChatChunk or Completion",
     "SimpleToken": "TokenizeToken",
     "TokenizeResponse": "list of TokenizeToken",
+    "Url": "ImageUrl",
 }
 """Objects that TGI calls otherwise; names are not on the wire."""
 
@@ -65,7 +66,6 @@ DIFFERENCES = {
     "ToolCallDelta.role": _TOOLS,
     "ToolCallDelta.tool_calls": _TOOLS,
     "ToolCallMessage": _TOOLS,
-    "Url": "images are not there yet",
 }
 """What is otherwise, and why; whoever brings something of it takes it off the list."""
 

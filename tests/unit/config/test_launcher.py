@@ -118,6 +118,11 @@ def test_variables_become_settings_and_flags_come_first():
     assert settings(COMPUTE_TYPE="1-nvidia-a10g").server.compute_type == "1-nvidia-a10g"
 
 
+def test_the_variable_for_fetched_images_is_tgis():
+    assert settings().images.fetch == ()
+    assert settings(MAX_IMAGE_FETCH_SIZE="1000").images.max_fetch_bytes == 1000
+
+
 def test_a_containers_own_name_is_no_address():
     assert settings(HOSTNAME="box").server.host == "0.0.0.0"
     assert settings(HOSTNAME="10.0.0.1").server.host == "10.0.0.1"

@@ -76,8 +76,7 @@ class KServeRoutes:
         prompts = [_text(tensor) for tensor in request.inputs]
         model = self._service.ready_model()
         wishes = [
-            whole_wishes(GenerateRequest(prompt, request.parameters), model.limits)
-            for prompt in prompts
+            whole_wishes(GenerateRequest(prompt, request.parameters), model) for prompt in prompts
         ]
         texts = await whole_texts(self._service, model, exchange, wishes)
         outputs = [

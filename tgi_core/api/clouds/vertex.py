@@ -58,5 +58,5 @@ def _instance(raw: msgspec.Raw) -> VertexGenerate | ChatRequest:
 
 async def _wishes(model: ServedModel, instance: VertexGenerate | ChatRequest) -> Wishes:
     if isinstance(instance, VertexGenerate):
-        return whole_wishes(GenerateRequest(instance.inputs, instance.parameters), model.limits)
+        return whole_wishes(GenerateRequest(instance.inputs, instance.parameters), model)
     return chat_wishes(instance, await chat_prompt(model, instance))

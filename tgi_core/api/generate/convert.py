@@ -18,11 +18,13 @@ from tgi_core.api.generate.schema import (
     Token,
 )
 from tgi_core.api.grammar import to_grammar
+from tgi_core.api.service import ServedModel
 from tgi_core.contract import Feature, Tokenizer
 from tgi_core.errors import ValidationError
 from tgi_core.text.output import Ending
+from tgi_core.text.plain import GuardedText
 from tgi_core.text.stops import Piece
-from tgi_core.text.validate import Draw, Limits, Wishes
+from tgi_core.text.validate import Draw, Wishes
 
 _FINISH_REASONS: dict[Ending | None, str] = {
     Ending.LENGTH: "length",
@@ -31,7 +33,7 @@ _FINISH_REASONS: dict[Ending | None, str] = {
 }
 
 
-def whole_wishes(request: GenerateRequest, limits: Limits) -> Wishes:
+def whole_wishes(request: GenerateRequest, model: ServedModel) -> Wishes:
     """What a request for a whole text asks for.
 
     Raises:
@@ -40,10 +42,10 @@ def whole_wishes(request: GenerateRequest, limits: Limits) -> Wishes:
     parameters = request.parameters
     best_of = parameters.best_of or 1
     detailed = parameters.details or parameters.decoder_input_details
-    return _wishes(request, limits, logprobs=detailed or best_of > 1, num_choices=best_of)
+    return _wishes(request, model, logprobs=detailed or best_of > 1, num_choices=best_of)
 
 
-def stream_wishes(request: GenerateRequest, limits: Limits) -> Wishes:
+def stream_wishes(request: GenerateRequest, model: ServedModel) -> Wishes:
     """What a request for a stream asks for; its events always carry log-probabilities.
 
     Raises:
@@ -55,15 +57,15 @@ def stream_wishes(request: GenerateRequest, limits: Limits) -> Wishes:
         raise ValidationError(
             "`decoder_input_details` == true is not supported when streaming tokens"
         )
-    return _wishes(request, limits, logprobs=True, num_choices=1)
+    return _wishes(request, model, logprobs=True, num_choices=1)
 
 
 def _wishes(
-    request: GenerateRequest, limits: Limits, *, logprobs: bool, num_choices: int
+    request: GenerateRequest, model: ServedModel, *, logprobs: bool, num_choices: int
 ) -> Wishes:
     parameters = request.parameters
     return Wishes(
-        prompt=request.inputs,
+        prompt=prompt_of(request, model),
         draw=Draw.ALWAYS if parameters.do_sample else Draw.IF_SHAPED,
         best_of=parameters.best_of,
         num_choices=num_choices,
@@ -78,13 +80,19 @@ def _wishes(
         seed=parameters.seed,
         truncate=parameters.truncate,
         # not asked for by name, so an engine without them gives nulls instead of an error
-        logprobs=logprobs and Feature.LOGPROBS in limits.features,
+        logprobs=logprobs and Feature.LOGPROBS in model.limits.features,
         prompt_logprobs=parameters.decoder_input_details,
         top_n_tokens=parameters.top_n_tokens,
         grammar=to_grammar(parameters.grammar),
         watermark=parameters.watermark,
         adapter=parameters.adapter_id,
     )
+
+
+def prompt_of(request: GenerateRequest, model: ServedModel) -> str | GuardedText:
+    """The prompt; Markdown in it is an image only to a model that takes images, as in TGI."""
+    text = request.inputs
+    return text if model.images is None else model.images.from_markdown(text)
 
 
 def full_text_prefix(request: GenerateRequest, *, unsaid: bool) -> str:

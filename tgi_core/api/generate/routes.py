@@ -70,7 +70,7 @@ class GenerateRoutes:
         full_text: bool,
     ) -> tuple[GenerateResponse, list[Header]]:
         """Generates a whole text; `full_text` is the route's default of return_full_text."""
-        wishes = whole_wishes(request, model.limits)
+        wishes = whole_wishes(request, model)
         # before admission, as in TGI: a wish for too many is not an overload
         check_best_of(wishes, model.limits)
         with ExitStack() as stack:

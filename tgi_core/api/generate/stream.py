@@ -54,7 +54,7 @@ async def _generate(
     events: EventStream,
     full_text: bool,
 ) -> None:
-    wishes = stream_wishes(request, model.limits)
+    wishes = stream_wishes(request, model)
     with service.admission.permits():
         [engine_request] = await to_engine_requests(
             model, wishes, trace_parent=exchange.header(b"traceparent")

@@ -10,11 +10,18 @@ from tgi_core.api.number_types import UInt32
 from tgi_core.api.openai.sampling_schema import SamplingFields, Usage
 
 
+class ImageUrl(msgspec.Struct):
+    """An image; how closely it is looked at is the model's business."""
+
+    url: str
+
+
 class ContentPart(msgspec.Struct):
     """A part of a message."""
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | str | None = None
 
 
 class CalledFunction(msgspec.Struct):

@@ -14,6 +14,13 @@ _CODEX_ASKS = "client_version"
 """Sent by Codex alone; other clients take `models` beside `data` for a sign of other servers."""
 
 
+class Architecture(msgspec.Struct):
+    """What a model takes and gives, in OpenRouter's words."""
+
+    input_modalities: list[str]
+    output_modalities: list[str]
+
+
 class ModelInfo(msgspec.Struct):
     """A model."""
 
@@ -23,6 +30,8 @@ class ModelInfo(msgspec.Struct):
     owned_by: str
     parent: str | msgspec.UnsetType = msgspec.UNSET
     """The model that an adapter is for, as vLLM has it."""
+    architecture: Architecture | msgspec.UnsetType = msgspec.UNSET
+    """Told of a model that takes more than text."""
 
 
 class ModelsInfo(msgspec.Struct):
@@ -64,7 +73,10 @@ class ModelRoutes:
         model = self._service.ready_model()
         name, created = model.model_id, int(self._service.started)
         adapters = model.adapters.names if model.adapters is not None else ()
+        takes: Architecture | msgspec.UnsetType = msgspec.UNSET
+        if model.images is not None:
+            takes = Architecture(["text", "image"], ["text"])
         return [
-            ModelInfo(name, "model", created, name),
-            *(ModelInfo(adapter, "model", created, name, name) for adapter in adapters),
+            ModelInfo(name, "model", created, name, architecture=takes),
+            *(ModelInfo(adapter, "model", created, name, name, takes) for adapter in adapters),
         ]

@@ -13,7 +13,7 @@ from tgi_core.api.openai.tools import check_results, past_call, wanted_tools
 from tgi_core.api.service import ServedModel, maybe_in_thread
 from tgi_core.errors import ValidationError
 from tgi_core.text.chat import ChatTemplate, Message, PastCall
-from tgi_core.text.plain import GuardedText
+from tgi_core.text.plain import IMAGE_MARK, GuardedText, without_marks
 from tgi_core.text.tools import MAX_DEPTH, WantedTools, forced_call, in_words, is_deep
 from tgi_core.text.validate import check_generates
 
@@ -27,15 +27,15 @@ async def chat_prompt(model: ServedModel, request: ChatRequest) -> GuardedText:
     """What the model is to continue; the template's special tokens are in the text.
 
     Raises:
-        ValidationError: there are no messages, a part is something other than text, or tools make
-            no sense.
+        ValidationError: there are no messages, a part is something that the model does not take, or
+            tools make no sense.
         ToolError: the tool that is to be called does not exist.
         TemplateError: the template cannot render them.
     """
     check_generates(model.limits)
     wanted = wanted_tools(request)
     check_results(request.messages)
-    messages = chat_messages(request)
+    messages = chat_messages(request, sees=model.images is not None)
     template = model.template
     if model.tool_parser is not None and model.tool_parser.short_ids:
         messages = [_with_short_ids(message) for message in messages]
@@ -79,42 +79,64 @@ def _beginning(model: ServedModel, wanted: WantedTools, prompt: str) -> str:
     return beginning
 
 
-def chat_messages(request: ChatRequest) -> list[Message]:
-    """The conversation, each message as one text.
+def chat_messages(request: ChatRequest, *, sees: bool = False) -> list[Message]:
+    """The conversation, each message as one text with marks for its images.
+
+    Args:
+        request: what was asked.
+        sees: whether the model takes images.
 
     Raises:
-        ValidationError: there is none, or a part of it is something other than text.
+        ValidationError: there is none, or a part of it is something that the model does not take.
     """
     if not request.messages:
         raise ValidationError("`messages` cannot be empty")
     return [
         Message(
             message.role,
-            _content(message),
+            _content(message, sees),
             name=message.name,
             reasoning=message.reasoning_content,
             tool_calls=tuple(map(past_call, message.tool_calls or ())),
             tool_call_id=message.tool_call_id,
+            images=_images(message),
         )
         for message in request.messages
     ]
 
 
-def _content(message: ChatMessage) -> str | None:
+def _content(message: ChatMessage, sees: bool) -> str | None:
     if message.content is None:
         if message.tool_calls:
             return None
         raise ValidationError("`content` of a message cannot be null")
     if isinstance(message.content, str):
-        return message.content
+        return without_marks(message.content)
     texts = []
     for part in message.content:
-        if part.type != "text":
-            raise unsupported(part.type[:64])
-        if part.text is None:
-            raise ValidationError("`text` of a message's part cannot be null")
-        texts.append(part.text)
+        match part.type:
+            case "text":
+                if part.text is None:
+                    raise ValidationError("`text` of a message's part cannot be null")
+                texts.append(without_marks(part.text))
+            case "image_url":
+                if not sees:
+                    raise ValidationError(
+                        "image modality is not supported: this server's model takes text alone"
+                    )
+                if part.image_url is None:
+                    raise ValidationError("`image_url` of a message's part cannot be null")
+                texts.append(IMAGE_MARK)
+            case other:
+                raise unsupported(other[:64])
     return "".join(texts)
+
+
+def _images(message: ChatMessage) -> tuple[str, ...]:
+    """What the client gave as images."""
+    parts = message.content if isinstance(message.content, list) else ()
+    found = (part.image_url for part in parts if part.type == "image_url")
+    return tuple(one if isinstance(one, str) else one.url for one in found if one is not None)
 
 
 def _with_tool_prompt(

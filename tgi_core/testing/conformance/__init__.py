@@ -22,6 +22,7 @@ for _group in (
     "embedding",
     "fork",
     "honesty",
+    "images",
     "lifecycle",
     "limits",
     "runner",
@@ -36,6 +37,7 @@ from tgi_core.testing.conformance.cache import CachePromises  # noqa: E402
 from tgi_core.testing.conformance.embedding import EmbeddingPromises  # noqa: E402
 from tgi_core.testing.conformance.fork import ForkPromises  # noqa: E402
 from tgi_core.testing.conformance.honesty import HonestyPromises  # noqa: E402
+from tgi_core.testing.conformance.images import ImagePromises  # noqa: E402
 from tgi_core.testing.conformance.lifecycle import LifecyclePromises  # noqa: E402
 from tgi_core.testing.conformance.limits import LimitPromises  # noqa: E402
 from tgi_core.testing.conformance.reference import ReferencePromises  # noqa: E402
@@ -51,6 +53,7 @@ class BackendConformance(
     BatchingPromises,
     EmbeddingPromises,
     AdapterPromises,
+    ImagePromises,
     SamplingPromises,
     LimitPromises,
     LifecyclePromises,

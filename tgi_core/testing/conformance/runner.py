@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,23 @@ from tgi_core.contract import (
     PendingLogits,
     Step,
     StepBackend,
+    StepImage,
     pooled,
 )
 from tgi_core.testing.conformance.device import unit_of
 
 Logits = NDArray[np.float32]
 Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RowImage:
+    """A part of an image in a row."""
+
+    encoded: Any
+    skip: int
+    at: tuple[int, ...]
+    """Places in the row's tokens that its vectors take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,7 @@ class Row:
     """Ascending places in `tokens` whose logits are wanted; -1 alone is the last one."""
     adapter: int = 0
     """Place of the row's adapter."""
+    images: tuple[RowImage, ...] = ()
 
 
 class Runner:
@@ -180,6 +193,7 @@ class Runner:
     def _reserved_step(self, rows: Sequence[Row]) -> Step:
         tokens: list[int] = []
         out: list[int] = []
+        images: list[StepImage] = []
         past = [len(self.held.get(row.seq, ())) for row in rows]
         for row, begin in zip(rows, past, strict=True):
             room = begin + len(row.tokens)
@@ -188,6 +202,9 @@ class Runner:
                 f"{sum(map(len, self.held.values()))} of {self.capabilities.cache_tokens} tokens"
             )
             out += [len(tokens) + place % len(row.tokens) for place in row.want]
+            for image in row.images:
+                at = np.array(image.at, np.int32) + np.int32(len(tokens))
+                images.append(StepImage(encoded=image.encoded, skip=image.skip, at=at))
             tokens += row.tokens
         places = [row.adapter for row in rows]
         return Step(
@@ -197,6 +214,7 @@ class Runner:
             tokens=np.array(tokens, np.int32),
             out=np.array(out, np.int32),
             adapter=np.array(places, np.int32) if any(places) else None,
+            images=tuple(images),
         )
 
     def _note(self, rows: Sequence[Row]) -> None:
