@@ -16,7 +16,12 @@ from tgi_backend_openvino.adapters import (
     linear_shape,
 )
 from tgi_backend_openvino.cache import BlockCache, block_bytes, block_tokens
-from tgi_backend_openvino.device import PRECISIONS, choose_device, choose_dtype
+from tgi_backend_openvino.device import (
+    PRECISIONS,
+    choose_device,
+    choose_dtype,
+    choose_threads,
+)
 from tgi_backend_openvino.exported import read_exported
 from tgi_backend_openvino.families import is_exported
 from tgi_backend_openvino.form import MANIFEST, read_manifest
@@ -87,7 +92,7 @@ class OpenVinoBackend:
         graph, facts = _read(core, request.model.path, self._converted)
         dtype = choose_dtype(core, device, request.dtype, facts.weights)
         progress("compiling the model", 0, 1)
-        properties = _properties(request, dtype)
+        properties = _properties(request, device, dtype)
         linears = linear_nodes(graph, facts.linears)
         shapes = {name: linear_shape(node) for name, node in linears.items()}
         compiled = core.compile_model(graph, device, properties)
@@ -297,7 +302,7 @@ def _read(core: ov.Core, folder: Path, made: Converted | None) -> tuple[ov.Model
         raise BadModel(f"{error} Convert the model again with `tgi convert`.") from error
 
 
-def _properties(request: LoadRequest, dtype: DType) -> dict[str, str | int]:
+def _properties(request: LoadRequest, device: str, dtype: DType) -> dict[str, str | int]:
     precision = PRECISIONS[dtype]
     cache_precision = request.kv_cache_dtype or precision
     properties: dict[str, str | int] = {
@@ -308,8 +313,9 @@ def _properties(request: LoadRequest, dtype: DType) -> dict[str, str | int]:
         "INFERENCE_PRECISION_HINT": precision,
         "KV_CACHE_PRECISION": cache_precision,
     }
-    if request.num_threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = request.num_threads
+    num_threads = choose_threads(device, dtype, request.num_threads)
+    if num_threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = num_threads
     return properties
 
 
