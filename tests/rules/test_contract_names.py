@@ -14,7 +14,6 @@ GrammarCompiler GuidanceEngine Matcher Vocabulary warm_up_with Embedded Embeddin
 PromptEmbedded pooled Adjustment Boost Command CommandTools
 TaggedArguments AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank
 read_peft SizeDefaults step_limits
-read_peft
 EncodesImages Image ReadImage StepImage TwoWay
 """.split()
 
