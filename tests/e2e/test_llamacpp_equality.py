@@ -68,8 +68,13 @@ def expected(llama: Any) -> list[tuple[tuple[int, ...], list[int]]]:
     return answers
 
 
-@pytest.fixture(scope="module")
-def engine(model: Path) -> Iterator[StepEngine]:
+@pytest.fixture(
+    scope="module",
+    # a stream for each of twelve sequences, or one pool of cells for all
+    params=[12288, pytest.param(6144, marks=pytest.mark.long)],
+    ids=["streams", "pool"],
+)
+def engine(model: Path, request: pytest.FixtureRequest) -> Iterator[StepEngine]:
     from tgi_backend_llamacpp.plugin import tgi_backend
 
     engine = StepEngine(
@@ -80,7 +85,7 @@ def engine(model: Path) -> Iterator[StepEngine]:
             model=ModelFiles(reference=str(model), path=model, format=ModelFormat.GGUF),
             max_rows=8,
             max_sequence_tokens=1024,
-            cache_tokens=6144,
+            cache_tokens=request.param,
             num_threads=1,
             options={"type_k": "f32", "type_v": "f32", "flash_attn": "off"},
         ),

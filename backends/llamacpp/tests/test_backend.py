@@ -23,6 +23,10 @@ A = [1, *range(262, 291)]  # thirty tokens each
 B = [1, *range(289, 260, -1)]
 
 
+# 20 streams of 512 tokens, or one pool for all
+either = pytest.mark.parametrize("sizes", [{}, {"cache_tokens": 1024}], ids=["streams", "pool"])
+
+
 def close(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-4) -> bool:
     return bool(np.allclose(a, b, rtol=0, atol=tolerance))
 
@@ -51,17 +55,21 @@ def gemma(tmp_path: Path) -> Path:
     return path
 
 
-def test_rows_together_equal_rows_alone(tiny: Path, drive: Callable) -> None:
-    alone_a = drive(tiny).step({0: A}, range(30))
-    alone_b = drive(tiny).step({3: B}, range(30))
-    together = drive(tiny).step({7: A, 2: B}, range(60))
+@either
+def test_rows_together_equal_rows_alone(tiny: Path, drive: Callable, sizes: dict[str, int]) -> None:
+    alone_a = drive(tiny, **sizes).step({0: A}, range(30))
+    alone_b = drive(tiny, **sizes).step({3: B}, range(30))
+    together = drive(tiny, **sizes).step({7: A, 2: B}, range(60))
     assert close(together, np.concatenate([alone_a, alone_b]))
     assert not close(alone_a[1:], alone_b[1:])
 
 
-def test_mixed_steps_and_chunks_equal_the_whole_prompt(tiny: Path, drive: Callable) -> None:
-    whole = drive(tiny).step({0: A}, range(30))
-    driver = drive(tiny)
+@either
+def test_mixed_steps_and_chunks_equal_the_whole_prompt(
+    tiny: Path, drive: Callable, sizes: dict[str, int]
+) -> None:
+    whole = drive(tiny, **sizes).step({0: A}, range(30))
+    driver = drive(tiny, **sizes)
     driver.step({1: B[:20]})
     got = [driver.step({0: A[:7], 1: B[20:21]}, range(7))]
     got.append(driver.step({1: B[21:22], 0: A[7:8]}, [1]))
@@ -69,17 +77,23 @@ def test_mixed_steps_and_chunks_equal_the_whole_prompt(tiny: Path, drive: Callab
     assert close(np.concatenate(got), whole)
 
 
-def test_logits_come_in_the_order_of_out_and_only_those(tiny: Path, drive: Callable) -> None:
-    every = drive(tiny).step({0: A, 1: B}, range(60))
-    some = drive(tiny).step({0: A, 1: B}, [0, 29, 31, 58])
+@either
+def test_logits_come_in_the_order_of_out_and_only_those(
+    tiny: Path, drive: Callable, sizes: dict[str, int]
+) -> None:
+    every = drive(tiny, **sizes).step({0: A, 1: B}, range(60))
+    some = drive(tiny, **sizes).step({0: A, 1: B}, [0, 29, 31, 58])
     assert close(some, every[[0, 29, 31, 58]])
-    assert drive(tiny).step({0: A}, []).shape == (0, 320)
+    assert drive(tiny, **sizes).step({0: A}, []).shape == (0, 320)
 
 
-def test_fork_shares_a_beginning_and_neither_sees_the_other(tiny: Path, drive: Callable) -> None:
-    expected = drive(tiny).step({0: A[:11] + B[5:20]}, range(11, 26))
-    whole = drive(tiny).step({0: A}, range(30))
-    driver = drive(tiny)
+@either
+def test_fork_shares_a_beginning_and_neither_sees_the_other(
+    tiny: Path, drive: Callable, sizes: dict[str, int]
+) -> None:
+    expected = drive(tiny, **sizes).step({0: A[:11] + B[5:20]}, range(11, 26))
+    whole = drive(tiny, **sizes).step({0: A}, range(30))
+    driver = drive(tiny, **sizes)
     driver.step({4: A[:20]})
     driver.fork(4, 5, 11)
     both = driver.step({5: B[5:20], 4: A[20:]}, range(25))
@@ -90,9 +104,10 @@ def test_fork_shares_a_beginning_and_neither_sees_the_other(tiny: Path, drive: C
     assert close(driver.step({5: B[5:20]}, range(15)), expected)
 
 
-def test_truncate_forgets_the_tail(tiny: Path, drive: Callable) -> None:
-    whole = drive(tiny).step({0: A}, range(30))
-    driver = drive(tiny)
+@either
+def test_truncate_forgets_the_tail(tiny: Path, drive: Callable, sizes: dict[str, int]) -> None:
+    whole = drive(tiny, **sizes).step({0: A}, range(30))
+    driver = drive(tiny, **sizes)
     driver.step({0: A[:12] + B[3:20]})
     driver.truncate(0, 12)
     assert close(driver.step({0: A[12:]}, range(18)), whole[12:])
@@ -131,11 +146,12 @@ def test_a_step_of_more_tokens_than_one_decode_takes(tmp_path: Path, drive: Call
     assert close(split, np.concatenate(chunks)[out])
 
 
+@either
 def test_a_failed_decode_leaves_the_cache_as_it_was(
-    tiny: Path, drive: Callable, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, drive: Callable, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = drive(tiny).step({0: A}, range(30))
-    driver = drive(tiny)
+    whole = drive(tiny, **sizes).step({0: A}, range(30))
+    driver = drive(tiny, **sizes)
     driver.step({0: A[:10]})
     batch = driver.backend._batch
     monkeypatch.setattr(batch, "capacity", 8)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tgi_backend_llamacpp.amx import buffer_choice
 from tgi_backend_llamacpp.llama_log import LlamaLog, llama_log
 from tgi_backend_llamacpp.tiny_gguf import WeightType, tiny_metadata, tiny_tensors, write_gguf
 
@@ -94,7 +95,9 @@ def test_only_complaints_reach_the_default_log(
 ) -> None:
     with caplog.at_level(logging.INFO):
         drive(tiny)
-    assert not caplog.records
+    # where the CPU has AMX and llama.cpp's kernels for it fail, that is one
+    assert {record.getMessage() for record in caplog.records} <= {buffer_choice().note}
+    caplog.clear()
     with caplog.at_level(logging.DEBUG, "tgi_backend_llamacpp"):
         drive(tiny)
     assert len(caplog.records) > 20

@@ -20,24 +20,53 @@ def request(**fields: object) -> LoadRequest:
     return LoadRequest(model=model, **fields)
 
 
-def sizes(free: int = 64 * GIB, per_token: float = 131072, **fields: object) -> Sizes:
+def sizes(
+    free: int = 64 * GIB, per_token: float = 131072, streams: bool = True, **fields: object
+) -> Sizes:
     return choose_sizes(
         request(**fields),
         bytes_per_token=per_token,
         trained_tokens=8192,
         available_bytes=free,
         most_sequences=128,
+        streams_allowed=streams,
     )
 
 
-def test_defaults_are_what_the_rows_use_within_two_gib_and_a_quarter_of_what_is_free() -> None:
+def test_each_sequence_has_a_stream_where_streams_can_be_long_enough() -> None:
+    assert sizes(per_token=23040) == Sizes(
+        max_rows=16,
+        num_streams=20,
+        max_sequence_tokens=4608,
+        max_step_tokens=512,
+        cache_tokens=20 * 4608,
+    )
+    assert sizes(per_token=1).max_sequence_tokens == 8192
+    assert sizes(per_token=1, max_rows=1000).num_streams == 128
+    assert sizes(max_sequence_tokens=700, max_rows=4).num_streams == 8
+    assert sizes(max_sequence_tokens=700, max_rows=4).max_sequence_tokens == 700
+    assert sizes(cache_tokens=20 * 8192).cache_tokens == 20 * 8192
+
+
+def test_one_pool_serves_longer_sequences_than_streams_could() -> None:
+    assert sizes(per_token=23040, free=6 * GIB).num_streams == 0
+    assert sizes(per_token=23040, max_sequence_tokens=8192).num_streams == 0
+    assert sizes(per_token=1, streams=False).num_streams == 0
+    assert sizes(cache_tokens=20 * 4095).num_streams == 0
+
+
+def test_a_pool_is_what_the_rows_use_within_two_gib_and_a_quarter_of_what_is_free() -> None:
     assert sizes() == Sizes(
-        max_rows=8, max_sequence_tokens=8192, max_step_tokens=512, cache_tokens=12288
+        max_rows=8,
+        num_streams=0,
+        max_sequence_tokens=8192,
+        max_step_tokens=512,
+        cache_tokens=12288,
     )
     assert sizes(max_rows=64).cache_tokens == 16384
     assert sizes(free=4 * GIB).cache_tokens == 8192
     assert sizes(free=2 * GIB).max_sequence_tokens == 4096
-    assert sizes(per_token=1, max_rows=2).cache_tokens == 8192
+    assert sizes(per_token=1, max_rows=2, streams=False).cache_tokens == 8192
     assert sizes(max_rows=1000).max_rows == 128
 
 

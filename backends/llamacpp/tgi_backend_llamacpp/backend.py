@@ -1,4 +1,4 @@
-"""StepBackend on llama.cpp: sequences are llama.cpp's, the cache is one pool of cells.
+"""StepBackend on llama.cpp: sequences are llama.cpp's, in one pool of cells or in streams.
 
 llama.cpp aborts the process on a batch that it does not like, so every step is checked here
 before the C call. Does not sample and knows no text.
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from tgi_backend_llamacpp.amx import buffer_choice
 from tgi_backend_llamacpp.batch import DecodeBatch, copy_logits, copy_vectors
-from tgi_backend_llamacpp.cells import CellLedger
 from tgi_backend_llamacpp.gguf import read_model
 from tgi_backend_llamacpp.llama_log import llama_log
 from tgi_backend_llamacpp.loading import check_model, open_context, open_model
+from tgi_backend_llamacpp.memory import Memory
 from tgi_backend_llamacpp.options import parse_options
+from tgi_backend_llamacpp.pool import Pool
 from tgi_backend_llamacpp.sizes import cache_bytes_per_token, choose_sizes
+from tgi_backend_llamacpp.streams import Streams
 from tgi_core.contract import (
     ANY_LENGTH,
     BackendStats,
@@ -47,10 +49,6 @@ from tgi_core.errors import (
 
 _MOST_TOKENS_PER_DECODE = 2048
 """Larger steps are split: buffers of llama.cpp grow with the batch, its speed no more."""
-
-_PARKED_TOKENS = 512
-"""One pool of cells lets sequences share beginnings, but each row looks at every cell in it: 2,000
-parked tokens make a decode step of SmolLM2 10 % longer. The last sequence is kept in any case."""
 
 
 class LlamaCppBackend:
@@ -84,12 +82,13 @@ class LlamaCppBackend:
                 extra_buffers=buffers.extra_buffers,
             )
             check_model(path, model, header)
+            gpu = llama.llama_supports_gpu_offload() and options.n_gpu_layers != 0
             # Of a sliding window llama.cpp gives away cells that only one sequence holds once
             # the window has passed them, even with swa_full; truncate and fork need them still.
             # So there each token belongs to a second sequence, which protects it.
             most_sequences = llama.llama_max_parallel_sequences()
-            self._shadow = most_sequences // 2 if llama.llama_model_n_swa(model) > 0 else 0
-            most_sequences = self._shadow or most_sequences
+            shadow = most_sequences // 2 if llama.llama_model_n_swa(model) > 0 else 0
+            most_sequences = shadow or most_sequences
             per_token = cache_bytes_per_token(header, options)
             trained_tokens = llama.llama_model_n_ctx_train(model)
             sizes = choose_sizes(
@@ -98,30 +97,38 @@ class LlamaCppBackend:
                 trained_tokens=trained_tokens,
                 available_bytes=available_bytes(),
                 most_sequences=most_sequences,
+                # a token has one stream only, so no shadow; GPUs were never measured
+                streams_allowed=not (shadow or gpu),
             )
             if sizes.max_sequence_tokens > trained_tokens:
                 llama_log().warn(f"the model was trained on {trained_tokens} tokens at most")
-            self._batch = DecodeBatch(
-                min(sizes.max_step_tokens, _MOST_TOKENS_PER_DECODE), self._shadow
-            )
+            self._batch = DecodeBatch(min(sizes.max_step_tokens, _MOST_TOKENS_PER_DECODE), shadow)
             self._context = open_context(model, stack, sizes, options, n_batch=self._batch.capacity)
-            self._memory = llama.llama_get_memory(self._context)
-            self._try_to_cut()
+            self._memory: Memory = (
+                Streams(self._context, num=sizes.num_streams, tokens=sizes.max_sequence_tokens)
+                if sizes.num_streams
+                else Pool(
+                    self._context,
+                    max_sequences=most_sequences,
+                    max_sequence_tokens=sizes.max_sequence_tokens,
+                    shadow=shadow,
+                )
+            )
+            self._try_cache()
             self._resources = stack.pop_all()
         cells = llama.llama_n_ctx(self._context)
-        gpu = llama.llama_supports_gpu_offload() and options.n_gpu_layers != 0
         self._memory_bytes = int(llama.llama_model_size(model) + cells * per_token)
         self._num_hidden = llama.llama_model_n_embd(model)
         self._capabilities = Capabilities(
             device=f"llama.cpp on {'gpu' if gpu else 'cpu'}",
             vocab_size=llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)),
-            max_sequences=most_sequences,
+            max_sequences=self._memory.max_sequences,
             max_rows=sizes.max_rows,
             max_step_tokens=sizes.max_step_tokens,
             max_sequence_tokens=sizes.max_sequence_tokens,
             max_prefill_tokens=sizes.max_step_tokens,
             cache_tokens=cells,
-            parked_tokens=_PARKED_TOKENS,
+            parked_tokens=self._memory.parked_tokens,
             fork=Fork.ANY,
             mixed=True,
             chunked=True,
@@ -131,7 +138,6 @@ class LlamaCppBackend:
             # one token and many take different kernels, whose rounding differs
             batch_invariant=False,
         )
-        self._cells = CellLedger(cells, self._capabilities.max_sequences, sizes.max_sequence_tokens)
         self._logits = np.empty((0, self._capabilities.vocab_size), np.float32)
         return self._capabilities
 
@@ -143,7 +149,7 @@ class LlamaCppBackend:
             progress("warming up", done, 2, "shapes")
             code = self._decode(one, position, seq, np.ones(rows, np.int8))
             for used in range(rows):
-                self._cut(used, 0)
+                self._memory.undo(used, 0)
             if code != 0:
                 raise BackendDead(f"llama_decode failed with {code}: {llama_log().complaints()}")
         progress("warming up", 2, 2, "shapes")
@@ -151,25 +157,19 @@ class LlamaCppBackend:
     def reserve(self, seq: int, length: int) -> bool:
         """Counts cells; llama.cpp takes them when the tokens come."""
         self._check_id(seq)
-        return self._cells.reserve(seq, length)
+        return self._memory.reserve(seq, length)
 
     def fork(self, src: int, dst: int, length: int) -> bool:
-        """Shares cells; takes none."""
+        """Never refuses."""
         self._check_id(src)
         self._check_id(dst)
-        self._cells.fork(src, dst, length)
-        if length:
-            for to in self._ids(dst):
-                llama.llama_memory_seq_cp(self._memory, src, to, 0, length)
+        self._memory.fork(src, dst, length)
         return True
 
     def truncate(self, seq: int, length: int) -> None:
         """Frees the cells that no other sequence shares."""
         self._check_id(seq)
-        held = int(self._cells.held[seq])
-        self._cells.truncate(seq, length)
-        if length < held:
-            self._cut(seq, length)
+        self._memory.truncate(seq, length)
 
     def release(self, seq: int) -> None:
         """Frees the cells that no other sequence shares."""
@@ -206,34 +206,28 @@ class LlamaCppBackend:
     ) -> None:
         """Computes a step in portions; `copy` gets the rows of what is asked for at `out`."""
         position = step.token_positions()
-        seq = np.repeat(step.seq, step.n)
         wanted = np.zeros(step.num_tokens, np.int8)
         wanted[out] = 1
         place = np.cumsum(wanted) - 1
-        for tokens in self._portions(step):
+        portions = self._memory.portions(step)
+        seq = np.repeat(self._memory.ids(step.seq), step.n)
+        for tokens in (
+            portion[begin : begin + self._batch.capacity]
+            for portion in portions
+            for begin in range(0, len(portion), self._batch.capacity)
+        ):
             code = self._decode(step.tokens[tokens], position[tokens], seq[tokens], wanted[tokens])
             if code != 0:
                 self._undo(step)
                 raise self._failure(code, step)
             copy(place[tokens[wanted[tokens] == 1]])
-        self._cells.advance(step.seq, step.n)
-
-    def _portions(self, step: Step) -> list[NDArray[np.intp]]:
-        """Indices of the tokens for each `llama_decode`: decoding rows, then longer ones.
-
-        Together they take longer: 256 tokens of a prompt beside 8 decoding rows 570 ms, one after
-        the other 400 ms (SmolLM2 in bfloat16 on Zen 4).
-        """
-        is_long = np.repeat(step.n > 1, step.n)
-        portions = []
-        for tokens in (np.flatnonzero(~is_long), np.flatnonzero(is_long)):
-            begins = range(0, len(tokens), self._batch.capacity)
-            portions += [tokens[begin : begin + self._batch.capacity] for begin in begins]
-        return portions
+        self._memory.advance(step.seq, step.n)
 
     def stats(self) -> BackendStats:
         """Reserved cells count as used."""
-        return BackendStats(cache_tokens_used=self._cells.num_used, memory_bytes=self._memory_bytes)
+        return BackendStats(
+            cache_tokens_used=self._memory.num_used, memory_bytes=self._memory_bytes
+        )
 
     def close(self) -> None:
         """Frees context and weights; may be called twice."""
@@ -271,8 +265,8 @@ class LlamaCppBackend:
         """Rows that must not reach llama.cpp."""
         known = (step.seq >= 0) & (step.seq < self._capabilities.max_sequences)
         seq = np.where(known, step.seq, 0)
-        good = known & (step.past == self._cells.held[seq])
-        good &= step.past + step.n <= self._cells.reserved[seq]
+        good = known & (step.past == self._memory.held[seq])
+        good &= step.past + step.n <= self._memory.reserved[seq]
         outside = (step.tokens < 0) | (step.tokens >= self._capabilities.vocab_size)
         if outside.any():
             good &= ~np.logical_or.reduceat(outside, step.row_begins()[:-1])
@@ -291,16 +285,7 @@ class LlamaCppBackend:
     def _undo(self, step: Step) -> None:
         """Drops whatever the failed step has written."""
         for seq, past in zip(step.seq.tolist(), step.past.tolist(), strict=True):
-            self._cut(seq, past)
-
-    def _cut(self, seq: int, length: int) -> None:
-        for one in self._ids(seq):
-            if not llama.llama_memory_seq_rm(self._memory, one, length, -1):
-                raise BackendDead(f"llama.cpp could not cut sequence {seq} to {length} tokens")
-
-    def _ids(self, seq: int) -> tuple[int, ...]:
-        """llama.cpp's sequences that hold the tokens of one of ours."""
-        return (seq, seq + self._shadow) if self._shadow else (seq,)
+            self._memory.undo(seq, past)
 
     def _failure(self, code: int, step: Step) -> Exception:
         """What `llama_decode`'s return code means here."""
@@ -318,8 +303,8 @@ class LlamaCppBackend:
             self._logits = np.empty((rows, self._capabilities.vocab_size), np.float32)
         return self._logits[:rows]
 
-    def _try_to_cut(self) -> None:
-        """Some architectures' caches cannot drop a tail; only trying tells."""
+    def _try_cache(self) -> None:
+        """Some architectures' caches cannot do all that is needed; only trying tells."""
         n = min(3, self._batch.capacity)
         tokens, positions = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
         code = self._decode(tokens, positions, np.zeros(n, np.int32), np.zeros(n, np.int8))
@@ -327,6 +312,5 @@ class LlamaCppBackend:
             raise UnsupportedModel(
                 f"llama.cpp cannot decode this model ({code}): {llama_log().complaints()}."
             )
-        if not llama.llama_memory_seq_rm(self._memory, 0, 1, -1):
-            raise UnsupportedModel("the cache of this architecture cannot drop its last tokens.")
-        self._cut(0, 0)
+        self._memory.prove()
+        self._memory.undo(0, 0)

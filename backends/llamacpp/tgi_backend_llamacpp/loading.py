@@ -12,7 +12,7 @@ import llama_cpp.llama_cpp as llama
 
 from tgi_backend_llamacpp.gguf import GgufHeader
 from tgi_backend_llamacpp.llama_log import llama_log
-from tgi_backend_llamacpp.options import Options
+from tgi_backend_llamacpp.options import FlashAttention, Options
 from tgi_backend_llamacpp.sizes import Sizes
 from tgi_core.contract import Progress
 from tgi_core.errors import BadModel, DoesNotFit, SetupError, UnsupportedModel
@@ -92,15 +92,15 @@ def open_context(
     """
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = sizes.cache_tokens
-    parameters.n_seq_max = llama.llama_max_parallel_sequences()
+    parameters.n_seq_max = sizes.num_streams or llama.llama_max_parallel_sequences()
+    parameters.kv_unified = not sizes.num_streams
     # llama.cpp aborts where a batch could not hold one token of each sequence
     parameters.n_batch = max(n_batch, parameters.n_seq_max)
     parameters.n_ubatch = min(options.n_ubatch, parameters.n_batch)
     parameters.n_outputs_max_per_seq = 0  # all of a sequence's logits may be wanted
     parameters.n_threads = parameters.n_threads_batch = options.num_threads
     parameters.type_k, parameters.type_v = options.type_k, options.type_v
-    parameters.flash_attn_type = options.flash_attn
-    parameters.kv_unified = True  # one pool of cells; else sequences cannot share a beginning
+    parameters.flash_attn_type = _flash_attention(options, sizes)
     parameters.swa_full = True  # else a sliding window forgets what truncate comes back to
     llama_log().forget()
     context: llama.llama_context_p | None
@@ -113,6 +113,20 @@ def open_context(
         )
     stack.callback(llama.llama_free, context)
     return context
+
+
+def _flash_attention(options: Options, sizes: Sizes) -> FlashAttention:
+    """What is faster, if nobody chose: on a CPU it takes a quarter longer for decoding in streams.
+
+    Measured on one core with AMX, SmolLM2 in bfloat16, contexts of 180 to 380 tokens: 211 ms a
+    step of 16 rows without, 260 with it. In one pool of cells prompts come twice as fast with it,
+    so there llama.cpp chooses.
+    """
+    is_open = options.flash_attn is FlashAttention.AUTO
+    # llama.cpp has no other attention over quantized values
+    if is_open and sizes.num_streams and not options.type_v.is_quantized:
+        return FlashAttention.OFF
+    return options.flash_attn
 
 
 def refusal(path: Path) -> SetupError:

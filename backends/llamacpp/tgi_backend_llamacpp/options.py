@@ -27,6 +27,11 @@ class CacheType(IntEnum):
         """Bits per number, scales included."""
         return {0: 32, 1: 16, 2: 4.5, 8: 8.5, 30: 16}[self]
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether several numbers share a scale."""
+        return self.bits % 1 != 0
+
 
 class FlashAttention(IntEnum):
     """Whether attention runs without a matrix of scores; the values are llama.cpp's."""

@@ -61,6 +61,8 @@ class PagedCache:
             for s in layers
         ]
 
+        self._key_cells = [pool.flatten(0, 1) for pool in self._keys]
+        self._value_cells = [pool.flatten(0, 1) for pool in self._values]
         self._key_buffer = torch.empty(0, dtype=dtype, device=device)
         self._value_buffer = torch.empty(0, dtype=dtype, device=device)
 
@@ -81,13 +83,13 @@ class PagedCache:
 
     def write(self, layer: int, cells: Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores keys (T, kv_heads, key_dim) and values at cells, int64 (T,)."""
-        self._keys[layer].flatten(0, 1).index_copy_(0, cells, keys)
-        self._values[layer].flatten(0, 1).index_copy_(0, cells, values)
+        self._key_cells[layer].index_copy_(0, cells, keys)
+        self._value_cells[layer].index_copy_(0, cells, values)
 
     def clear(self, layer: int, cells: Tensor) -> None:
         """Writes zeros into cells, int64 (N,)."""
-        self._keys[layer].flatten(0, 1).index_fill_(0, cells, 0)
-        self._values[layer].flatten(0, 1).index_fill_(0, cells, 0)
+        self._key_cells[layer].index_fill_(0, cells, 0)
+        self._value_cells[layer].index_fill_(0, cells, 0)
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values of blocks, int64 (N,).
