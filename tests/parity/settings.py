@@ -110,7 +110,7 @@ _OTHER_VARIABLES: Rows = {
         "20 MB unless given, not 1 GiB; nothing is fetched without `--image-fetch`",
     ),
     "PYTORCH_TUNABLEOP_ENABLED PYTORCH_TUNABLEOP_SEQLENS PYTORCH_TUNABLEOP_TUNING": no_meaning(
-        _SILENT, "there is no backend for these devices yet; torch itself reads its own"
+        _SILENT, "torch itself reads its own"
     ),
     "CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES ZE_AFFINITY_MASK": no_meaning(
         _SILENT, "nobody counts devices: a model runs on one; libraries may read them"

@@ -3,6 +3,7 @@
 `make gpu` runs these; without a GPU they are skipped.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,9 @@ from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import OutOfMemory
 from tgi_core.testing.conformance import BackendConformance, SamplerConformance
 
+ROOT = Path(__file__).parents[3]
+SMOLLM2 = ROOT / ".models" / "smollm2-135m-instruct"
+GOLDEN = ROOT / "tests" / "golden" / "smollm2_greedy.json"
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU"),
@@ -112,6 +116,23 @@ def test_without_graphs_or_fusion_they_are_the_same(family, option, drive):
 
 def test_greedy_tokens_are_those_of_generate(drive):
     check_greedy(drive("llama"))
+
+
+@pytest.mark.skipif(
+    not (SMOLLM2 / "config.json").is_file(), reason="the real model is not in .models"
+)
+def test_the_real_models_greedy_tokens_are_those_of_generate(backend):
+    golden = json.loads(GOLDEN.read_text())
+    engine = StepEngine(backend, FirstComeFirstServed())
+    engine.start(request_for(SMOLLM2, cache_tokens=1 << 16), no_progress)
+    requests = [
+        Request(request_id=f"{i}", prompt=tuple(prompt), stop=StopRule(max_new_tokens=len(answer)))
+        for i, (prompt, answer) in enumerate(zip(golden["prompts"], golden["answers"], strict=True))
+    ]
+    outputs = generate(engine, requests)
+    equal = [outputs[f"{i}"] == answer for i, answer in enumerate(golden["answers"])]
+    # two candidates that are as good as equal may change places
+    assert sum(equal) >= len(equal) * 0.95
 
 
 def test_two_steps_in_flight_change_no_token(backend, tmp_path):

@@ -124,7 +124,7 @@ def attend_rows(
     tile_tokens = 1 if rows.decode else max(1, tile.rows // group)
     tiles = num_tokens if rows.decode else num_tokens // tile_tokens + rows.num_rows
     if splits is None:
-        splits = arch.splits(tiles=tiles, kv_heads=kv_heads)
+        splits = arch.splits(tiles=tiles, kv_heads=kv_heads, decode=rows.decode)
     out = query.new_empty(num_tokens, heads, value_dim)
     if splits > 1:
         part_out = query.new_empty(num_tokens, heads, splits, value_dim, dtype=torch.float32)

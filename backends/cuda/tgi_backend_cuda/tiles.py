@@ -1,7 +1,8 @@
 """Sizes of tiles and launches, by architecture. Figures and nothing else.
 
-The Hopper rows are reasoned from its 227 KiB of shared memory and Triton's own tutorials, not yet
-measured: `make gpu` times each candidate of `candidates` and prints which is fastest.
+The Hopper rows are reasoned from what the compiler says that they take of its 227 KiB of shared
+memory (`python -m tests.compiled_kernels sm_90`) and of its registers, not yet measured: `make gpu`
+times each of `candidates` and prints which is fastest.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ class Architecture:
     """For longer rows, likewise."""
     extra: tuple[tuple[str, int], ...] = ()
     """Options that only this vendor's Triton has."""
-    programs_per_multiprocessor: int = 4
-    """Keys are split until there are about so many."""
+    decode_programs: int = 24
+    """Keys of single tokens are split until each multiprocessor has about so many programs: three
+    run at once (166 registers a thread on Hopper), and the last round should be a small part."""
+    prefill_programs: int = 4
+    """The same for other steps, whose parts cost more to add up."""
 
     def tile(self, *, decode: bool, dim: int, itemsize: int) -> Tile:
         """For heads of `dim` numbers (the larger of key and value, padded) of `itemsize` bytes.
@@ -51,16 +55,24 @@ class Architecture:
         rows = tile.rows if decode else max(16, tile.rows // weight)
         return replace(tile, rows=rows, keys=keys, stages=1 if weight > 2 else tile.stages)
 
-    def splits(self, *, tiles: int, kv_heads: int) -> int:
-        """In how many parts the keys of a tile are read, so that the whole chip is at work."""
-        wanted = self.multiprocessors * self.programs_per_multiprocessor // (tiles * kv_heads)
-        return max(1, min(MOST_SPLITS, 1 << max(0, wanted.bit_length() - 1)))
+    def splits(self, *, tiles: int, kv_heads: int, decode: bool) -> int:
+        """In how many parts the keys of a tile are read, so that the whole chip is at work: a power
+        of two, the next one for decode steps, the one before for others.
+        """
+        programs = tiles * kv_heads
+        if decode:
+            wanted = -(-self.multiprocessors * self.decode_programs // programs)
+            return min(MOST_SPLITS, 1 << (wanted - 1).bit_length())
+        wanted = self.multiprocessors * self.prefill_programs // programs
+        return min(MOST_SPLITS, 1 << max(0, wanted.bit_length() - 1))
 
 
 MOST_SPLITS = 32
 
 _HOPPER = (
-    Tile(rows=16, keys=64, warps=4, stages=4),
+    # two turns are under way: their keys wait for the block table, which takes every other stage;
+    # three programs of 72 KiB fit a multiprocessor
+    Tile(rows=16, keys=64, warps=4, stages=5),
     Tile(rows=128, keys=64, warps=8, stages=3),
 )
 _AMPERE = (
@@ -101,5 +113,5 @@ def candidates(tile: Tile) -> Iterator[Tile]:
     """Neighbours of a tile that are worth a measurement."""
     for keys in (32, 64, 128):
         for warps in (4, 8):
-            for stages in (2, 3, 4):
+            for stages in (tile.stages - 1, tile.stages, tile.stages + 2):
                 yield replace(tile, keys=keys, warps=warps, stages=stages)

@@ -44,8 +44,12 @@ def main() -> int:
 
         run(args.only)
         return 0
+    import torch
+
     from tests.bench.gpu.parts import PARTS
 
+    if not torch.cuda.is_available():
+        parser.exit(1, f"torch {torch.__version__} finds no GPU here\n")
     most = {"tests": _TEST_SECONDS, **{name: seconds for name, (_, seconds) in PARTS.items()}}
     unknown = sorted(set(args.parts) - set(most))
     if unknown:
