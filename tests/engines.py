@@ -17,10 +17,13 @@ from tgi_core.contract import (
     Request,
     RequestFailed,
     SamplingParams,
+    Speculator,
     StopRule,
     TokenEvent,
 )
+from tgi_core.engine.draft_costs import Chances, Offer, StepCosts
 from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.speculation import Drafting
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.testing.fake import FakeBackend, FakeShape
 
@@ -38,12 +41,44 @@ def fake_engine(
     backend: FakeBackend | None = None,
     policy: QueuePolicy | None = None,
     max_adapters: int | None = None,
+    speculator: Speculator | None = None,
     **shape: Any,
 ) -> StepEngine:
     backend = backend or FakeBackend(FakeShape(**shape))
-    engine = StepEngine(backend, policy or FirstComeFirstServed(), limits)
+    engine = StepEngine(
+        backend,
+        policy or FirstComeFirstServed(),
+        limits,
+        drafting=speculator and Drafting(speculator),
+    )
     engine.start(replace(LOAD, max_adapters=max_adapters), no_progress)
+    freeze_costs(engine)
     return engine
+
+
+class Frozen(StepCosts):
+    """Costs of a device on which tokens are cheap, whatever this machine is doing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        super().observe(100, 0, 1.0)
+
+    def observe(self, num_tokens: int, num_drafted_rows: int, seconds: float) -> None:
+        pass
+
+
+class Trusting(Chances):
+    """Takes all drafts for good ones, whatever comes of them."""
+
+    def offer(self, request_id: str, grade: int, most: int) -> Offer:
+        return Offer(0.9, most)
+
+
+def freeze_costs(engine: StepEngine) -> None:
+    """All drafts are computed, whatever the time and their worth."""
+    if engine._speculation is not None:
+        engine._speculation._costs = Frozen()
+        engine._speculation._chances = Trusting()
 
 
 def requests(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tests.engines import LOAD, generate, no_progress, requests
+from tests.engines import LOAD, freeze_costs, generate, no_progress, requests
 from tgi_core.builtin.guidance import LLGuidance
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
@@ -17,11 +17,13 @@ from tgi_core.contract import (
     GuidanceEngine,
     Request,
     SamplingParams,
+    Speculator,
     StopRule,
     Vocabulary,
 )
 from tgi_core.engine.guidance import Guidance
 from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.speculation import Drafting
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.testing.fake import FakeBackend, FakeShape
 
@@ -56,15 +58,20 @@ PERSON = Grammar(
 
 
 def guided_engine(
-    engine: GuidanceEngine | None = None, limits: EngineLimits | None = None, **shape: Any
+    engine: GuidanceEngine | None = None,
+    limits: EngineLimits | None = None,
+    speculator: Speculator | None = None,
+    **shape: Any,
 ) -> StepEngine:
     made = StepEngine(
         FakeBackend(FakeShape(**shape)),
         FirstComeFirstServed(),
         limits,
         Guidance(engine or LLGuidance()),
+        drafting=Drafting(speculator) if speculator else None,
     )
     made.start(LOAD, no_progress)
+    freeze_costs(made)
     made.use_vocabulary(VOCABULARY)
     return made
 

@@ -327,6 +327,14 @@ class CannotVerifyDrafts(FaultyBackend):
         return HostLogits(logits.numpy()[step.out])
 
 
+class VerifiesDraftsOfOneLength(FaultyBackend):
+    def step(self, step):
+        # rows are taken to be as long as the first one
+        lengths = step.n[(step.past > 0) & (step.n > 1)]
+        logits = super().step(step)
+        return HostLogits(np.roll(logits.numpy(), len(set(lengths.tolist())) > 1, axis=0))
+
+
 class HearsNoOptions(FaultyBackend):
     def load(self, request, progress):
         return super().load(replace(request, options={}), progress)

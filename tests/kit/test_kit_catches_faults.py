@@ -40,6 +40,7 @@ CAUGHT_BY = {
     "DropsRowsBeyondTheFourth": "test_step_of_most_rows",
     "ClaimsMoreCacheThanItHas": "test_cache_can_be_filled_and_freed_again_and_again",
     "CannotVerifyDrafts": "test_draft_rows_equal_decoding_one_by_one",
+    "VerifiesDraftsOfOneLength": "test_rows_with_drafts_share_a_step",
     "HearsNoOptions": "test_unknown_options_are_refused",
     "IgnoresAdapters": "test_adapter_changes_the_logits",
     "GivesAllRowsTheFirstAdapter": "test_rows_of_several_adapters_equal_each_alone",

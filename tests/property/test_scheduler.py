@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engines import LOAD, fake_engine, no_progress, requests
+from tests.engines import LOAD, fake_engine, generate, no_progress, requests
+from tests.speculators import Prophet
 from tgi_core.cache.manager import CacheManager
 from tgi_core.contract import BlockPool, BlockTables, Fork, RequestFailed, Step, TokenEvent
 from tgi_core.contract.result import PendingLogits
@@ -18,6 +19,9 @@ from tgi_core.testing.fake import FakeBackend, FakeShape
 
 class Watched(FakeBackend):
     """Checks what every step must respect."""
+
+    drafts = False
+    """Whether rows may have some."""
 
     def step(self, step: Step) -> PendingLogits:
         shape = self._shape
@@ -34,7 +38,7 @@ class Watched(FakeBackend):
             assert past + n <= room, "a step without room"
         if not shape.mixed:
             assert (step.n == 1).all() or (step.n > 1).all()
-        if not shape.chunked:
+        if not shape.chunked and not self.drafts:
             assert (step.past[step.n > 1] == 0).all()
         return super().step(step)
 
@@ -55,16 +59,24 @@ SHAPES = st.fixed_dictionaries(
 
 
 @settings(max_examples=25, deadline=None)
-@given(shape=SHAPES, chunk=st.sampled_from([None, 1, 5]), seed=st.integers(0, 2**32))
+@given(
+    shape=SHAPES,
+    chunk=st.sampled_from([None, 1, 5]),
+    drafts=st.sampled_from([0, 0, 1, 6]),
+    seed=st.integers(0, 2**32),
+)
 def test_random_traffic_keeps_every_invariant(
-    shape: dict[str, object], chunk: int | None, seed: int
+    shape: dict[str, object], chunk: int | None, drafts: int, seed: int
 ) -> None:
     shape = dict(shape)
     shape["mixed"], shape["chunked"] = shape.pop("mixed_chunked")  # type: ignore[misc]
     backend = Watched(FakeShape(**shape))  # type: ignore[arg-type]
-    engine = fake_engine(EngineLimits(max_chunk_tokens=chunk), backend)
+    backend.drafts = bool(drafts)
     rng = random.Random(seed)
     todo = requests(120, seed % 1000, max_prompt=50, max_new=60)
+    speculator = Prophet(todo, generate(fake_engine(), todo, per_step=9), seed) if drafts else None
+    limits = EngineLimits(max_chunk_tokens=chunk, num_drafts=drafts)
+    engine = fake_engine(limits, backend, speculator=speculator)
     waiting_since: dict[str, int] = {}
     ended: set[str] = set()
     submitted: list[str] = []

@@ -15,6 +15,7 @@ PromptEmbedded pooled Adjustment Boost Command CommandTools
 TaggedArguments AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank
 read_peft SizeDefaults step_limits
 EncodesImages Image ReadImage StepImage TwoWay
+Draft DraftSetup DraftWish Drafter HoldsHeads Speculator
 """.split()
 
 

@@ -151,6 +151,11 @@ class CacheManager:
                 return False
             self.release(next(iter(self._parked)))
 
+    def truncate(self, seq: int, length: int) -> None:
+        """Drops what a running sequence holds beyond `length`, which is none that was noted."""
+        self._backend.truncate(seq, length)
+        self._room[seq] = length
+
     def note(self, seq: int, salt: str, tokens: Tokens[int]) -> None:
         """Notes what a running sequence holds by now, so that others may fork it."""
         if self.shares_running:

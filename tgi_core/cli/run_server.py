@@ -22,6 +22,7 @@ from tgi_core.builtin import hub_source, local_source, reasoning_parsers, tool_p
 from tgi_core.cli.adapters import load_adapters
 from tgi_core.cli.daemon import in_daemon, leave_at_once_if_busy
 from tgi_core.cli.http_server import HTTPServer, bind
+from tgi_core.cli.speculation import Served, check_vocabularies, find_models
 from tgi_core.cli.termination import Termination, end
 from tgi_core.config.adapters import wanted_adapters
 from tgi_core.config.settings import (
@@ -111,8 +112,18 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         await supervisor.run(_start_message(settings, await asyncio.shield(fetching)), on_ready)
 
     async def load_model() -> None:
-        files = await asyncio.shield(fetching)
+        served = await asyncio.shield(fetching)
+        files = served.model
         tokenizer = await asyncio.to_thread(_load_tokenizer, plugins, files)
+        if served.draft_model is not None and served.drafts_by_model:
+            other = await asyncio.to_thread(_load_tokenizer, plugins, served.draft_model)
+            await asyncio.to_thread(
+                check_vocabularies,
+                files.reference,
+                tokenizer,
+                served.draft_model.reference,
+                other,
+            )
         await first_ready.wait()
         assert supervisor.info is not None  # it is ready
         trials = _grammar_trials(settings, tokenizer, supervisor, ending)
@@ -134,8 +145,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         host, port = listening.getsockname()[:2]
         logger.info("serving %s on http://%s:%d", settings.model.reference, host, port)
 
-    model = settings.model
-    fetching = in_daemon(lambda: plugins.model_source(model.reference, model.revision))
+    fetching = in_daemon(lambda: find_models(settings, plugins))
     serving = asyncio.create_task(http.serve(sockets=[listening]))
     draining = asyncio.create_task(termination.drained(serving))
     supervising = asyncio.create_task(supervise())
@@ -192,11 +202,11 @@ def _check_parsers(server: ServerSettings, plugins: Plugins) -> None:
     check_wish("--reasoning-parser", server.reasoning_parser, plugins.reasoning_parsers())
 
 
-def _start_message(settings: Settings, files: ModelFiles) -> Start:
+def _start_message(settings: Settings, served: Served) -> Start:
     model, scheduling = settings.model, settings.scheduling
     return Start(
         load=LoadRequest(
-            model=files,
+            model=served.model,
             dtype=model.dtype,
             quantize=model.quantize,
             kv_cache_dtype=model.kv_cache_dtype,
@@ -221,6 +231,9 @@ def _start_message(settings: Settings, files: ModelFiles) -> Start:
         max_step_tokens=scheduling.max_step_tokens,
         max_chunk_tokens=scheduling.max_chunk_tokens,
         prefix_caching=scheduling.prefix_caching,
+        num_drafts=served.num_drafts,
+        speculator=served.speculator,
+        draft_model=served.draft_model,
         log_level=settings.logs.level,
         json_logs=settings.logs.json,
     )

@@ -97,6 +97,27 @@ class SchedulingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationSettings:
+    """How tokens are guessed ahead."""
+
+    num_drafts: int | None = setting(
+        None,
+        whole_number(0, 64),
+        "most tokens guessed ahead of a sequence; fewer where they do not pay. Default: 0, and 5 "
+        "with --draft-model",
+        flag="speculate",
+    )
+    speculator: str | None = setting(
+        None, NAME, "what guesses tokens; default: the draft model if there is one, else ngram"
+    )
+    draft_model: str | None = setting(
+        None,
+        NAME,
+        "a smaller model of the same vocabulary that guesses tokens, or a folder of Medusa heads",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuidanceSettings:
     """How outputs are kept within grammars."""
 
@@ -263,6 +284,7 @@ class Settings:
 
     model: ModelSettings
     scheduling: SchedulingSettings
+    speculation: SpeculationSettings
     guidance: GuidanceSettings
     watermark: WatermarkSettings
     adapters: AdapterSettings

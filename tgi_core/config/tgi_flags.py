@@ -61,11 +61,7 @@ FLAGS: tuple[TgiFlag, ...] = (
     TgiFlag(name="sharded", kind=BOOL, idle=_ONE_DEVICE),
     TgiFlag(name="num-shard", kind=ANY_NUMBER, also=("SM_NUM_GPUS",), idle=_ONE_DEVICE),
     _same("quantize", also=("HF_MODEL_QUANTIZE",)),
-    TgiFlag(
-        name="speculate",
-        kind=ANY_NUMBER,
-        idle="drafts change the speed and not the output, and are not made yet",
-    ),
+    _same("speculate"),
     _same("dtype"),
     _same("kv-cache-dtype"),
     TgiFlag(

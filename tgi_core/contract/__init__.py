@@ -71,6 +71,14 @@ from tgi_core.contract.request import Feature, Grammar, GrammarKind, Request, St
 from tgi_core.contract.result import HostLogits, PendingLogits, PendingTokens, SampledTokens
 from tgi_core.contract.sampling import SamplingBatch, SamplingParams
 from tgi_core.contract.sizes import SizeDefaults, Sizes, choose_sizes, step_limits
+from tgi_core.contract.speculation import (
+    Draft,
+    Drafter,
+    DraftSetup,
+    DraftWish,
+    HoldsHeads,
+    Speculator,
+)
 from tgi_core.contract.stats import DURATION_BOUNDS_S, BatchStats, Distribution, StepStats
 from tgi_core.contract.step import BackendStats, SamplesOnDevice, StepBackend
 from tgi_core.contract.tokenizer import Tokenizer, TokenSpan, TokenStream
@@ -104,6 +112,10 @@ __all__ = [
     "DType",
     "Dialect",
     "Distribution",
+    "Draft",
+    "DraftSetup",
+    "DraftWish",
+    "Drafter",
     "Embedded",
     "Embedding",
     "Embeds",
@@ -123,6 +135,7 @@ __all__ = [
     "GuidanceEngine",
     "Handler",
     "HoldsAdapters",
+    "HoldsHeads",
     "HostLogits",
     "HttpReply",
     "HttpRequest",
@@ -160,6 +173,7 @@ __all__ = [
     "SamplingParams",
     "SizeDefaults",
     "Sizes",
+    "Speculator",
     "Step",
     "StepBackend",
     "StepImage",

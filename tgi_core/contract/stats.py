@@ -71,6 +71,10 @@ class StepStats:
     cached_tokens: int = 0
     """Prompt tokens that the prefix cache supplied."""
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    """Guesses of the speculator that were computed."""
+    accepted_tokens: int = 0
+    """Those of them that were right, and saved a step."""
     preemptions: int = 0
     step_s: float = 0.0
     """Time spent in steps, waiting for the device included."""

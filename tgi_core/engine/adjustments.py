@@ -36,9 +36,10 @@ def boost(
         if output.scored is not None:
             continue
         sequence = output.row.sequence
+        tokens = [*sequence.tokens, *output.assumed] if output.ahead else sequence.tokens
         for name in sequence.request.sampling.adjustments:
             try:
-                made = adjustments[name].boost(sequence.tokens, vocab_size)
+                made = adjustments[name].boost(tokens, vocab_size)
             except Exception as error:
                 failed.append((sequence, _reason(sequence, name, error)))
                 break

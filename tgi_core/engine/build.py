@@ -22,6 +22,13 @@ class Output:
     row: PlannedRow
     scored: int | None
     """Index of a prompt token whose log-probability is wanted; None samples a new token."""
+    ahead: int = 0
+    """How many of the row's drafts come before it. It counts only if all of them are right."""
+
+    @property
+    def assumed(self) -> tuple[int, ...]:
+        """The drafts that come before it."""
+        return self.row.drafts[: self.ahead]
 
 
 def build_step(plan: StepPlan) -> tuple[Step, list[Output]]:
@@ -32,17 +39,20 @@ def build_step(plan: StepPlan) -> tuple[Step, list[Output]]:
     for row in plan.rows:
         sequence, flat = row.sequence, len(tokens)
         if row.previous is None:
-            tokens.extend(sequence.tokens[row.begin : row.end])
+            tokens.extend(sequence.tokens[row.begin : row.known_end])
         else:
-            tokens.extend(sequence.tokens[row.begin : row.end - 1])
+            tokens.extend(sequence.tokens[row.begin : row.known_end - 1])
             tokens.append(-1 - row.previous)
         if sequence.request.prompt_logprobs:
             for position in range(row.begin, min(row.end, sequence.num_prompt - 1)):
                 out.append(flat + position - row.begin)
                 outputs.append(Output(row, position + 1))
         if row.samples:
-            out.append(len(tokens) - 1)
-            outputs.append(Output(row, None))
+            last = len(tokens) - 1
+            tokens.extend(row.drafts)
+            for ahead in range(len(row.drafts) + 1):
+                out.append(last + ahead)
+                outputs.append(Output(row, None, ahead))
     return _step(plan, tokens, out), outputs
 
 
@@ -132,9 +142,7 @@ def build_sampling(outputs: list[Output]) -> SamplingBatch:
     ).reshape(len(params), 7)
     columns = np.ascontiguousarray(table.T)
     forced = [-1 if o.scored is None else o.row.sequence.tokens[o.scored] for o in outputs]
-    histories: list[dict[int, int]] = [
-        dict(o.row.sequence.counts or {}) if o.scored is None else {} for o in outputs
-    ]
+    histories = [_history(o) for o in outputs]
     biases = [p.logit_bias for p in params]
     return SamplingBatch(
         temperature=columns[0],
@@ -166,6 +174,17 @@ def _params(output: Output) -> SamplingParams:
     return sampling if output.scored is None else SamplingParams(num_top=sampling.num_top)
 
 
+def _history(output: Output) -> dict[int, int]:
+    """How often the output held each token, if the drafts are right; see `Sequence.counts`."""
+    counts = output.row.sequence.counts
+    if counts is None or output.scored is not None:
+        return {}
+    history = dict(counts)
+    for token in output.assumed:
+        history[token] = history.get(token, 0) + 1
+    return history
+
+
 def _draws(
     outputs: list[Output], params: list[SamplingParams]
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -173,7 +192,9 @@ def _draws(
         return np.zeros(len(params), np.float64)
     seeds = np.array([p.seed for p in params], np.uint64)
     # a token still in flight counts: its successor's place is known before its value
-    places = np.array([o.row.end - o.row.sequence.num_prompt for o in outputs], np.int64)
+    places = np.array(
+        [o.row.known_end + o.ahead - o.row.sequence.num_prompt for o in outputs], np.int64
+    )
     return uniform(seeds, np.maximum(places, 0).astype(np.uint64))
 
 

@@ -29,6 +29,14 @@ class Committed:
     """Ended by bad logits or by its grammar; to be released."""
     continuing: list[Sequence] = field(default_factory=list)
     """Got a token and go on."""
+    last_outputs: list[int] = field(default_factory=list)
+    """For each of these: the output that its last token was sampled from."""
+    num_tokens: int = 0
+    """New tokens of all of them that did not fail."""
+    num_drafts: int = 0
+    """Drafts that were looked at,"""
+    num_accepted: int = 0
+    """and those that were right and of use."""
 
 
 def commit(outputs: list[Output], sampled: SampledTokens, max_sequence_tokens: int) -> Committed:
@@ -37,38 +45,77 @@ def commit(outputs: list[Output], sampled: SampledTokens, max_sequence_tokens: i
     ids, logprobs = sampled.ids.tolist(), sampled.logprobs.tolist()
     for i, output in enumerate(outputs):
         sequence = output.row.sequence
-        if sequence.status is not Status.RUNNING:
-            continue
+        if output.ahead or sequence.status is not Status.RUNNING:
+            continue  # a row's first output brings those behind its drafts
         request = sequence.request
         if output.scored is not None:
             top = _top(sampled, i, request.sampling.num_top)
             _score(sequence, output.scored, PromptScore(logprobs[i], top), result)
             continue
-        token = ids[i]
-        if token < 0:
-            message = "the model produced no usable number for the next token (NaN or -inf)"
-            result.events.append(RequestFailed(request_id=request.request_id, message=message))
+        rows = range(i, i + 1 + len(output.row.drafts))
+        taken = _take(sequence, ids[rows.start : rows.stop], output.row.drafts, max_sequence_tokens)
+        if taken.num_tokens:
+            result.events.append(_told(sequence, sampled, rows[: taken.num_tokens], taken.finish))
+        if taken.fault is not None:
+            result.events.append(RequestFailed(request_id=request.request_id, message=taken.fault))
             result.failed.append(sequence)
             continue
-        sequence.append(token)
-        finish = _finish(sequence, token, max_sequence_tokens)
-        fault = advance(sequence, token) if finish is None else None
-        if fault is not None:
-            result.events.append(RequestFailed(request_id=request.request_id, message=fault))
-            result.failed.append(sequence)
-            continue
-        wants = request.sampling
-        result.events.append(
-            TokenEvent(
-                request_id=request.request_id,
-                tokens=(token,),
-                logprobs=(logprobs[i],) if wants.logprobs or wants.num_top else (),
-                top=(_top(sampled, i, wants.num_top),) if wants.num_top else (),
-                finish=finish,
-            )
-        )
-        (result.continuing if finish is None else result.finished).append(sequence)
+        result.num_tokens += taken.num_tokens
+        result.num_drafts += len(output.row.drafts)
+        result.num_accepted += taken.num_tokens - 1
+        if taken.finish is None:
+            result.continuing.append(sequence)
+            result.last_outputs.append(rows[taken.num_tokens - 1])
+        else:
+            result.finished.append(sequence)
     return result
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What a sequence took of a row."""
+
+    num_tokens: int = 0
+    finish: FinishReason | None = None
+    fault: str | None = None
+
+
+def _take(
+    sequence: Sequence, ids: list[int], drafts: tuple[int, ...], max_sequence_tokens: int
+) -> _Taken:
+    """Appends sampled tokens for as long as the drafts before them are right."""
+    taken = _Taken()
+    for token, draft in zip(ids, (*drafts, None), strict=True):
+        if token < 0:
+            if not taken.num_tokens:
+                taken.fault = "the model produced no usable number for the next token (NaN or -inf)"
+            break  # behind a draft it may be the draft's fault: the next step tells
+        sequence.append(token)
+        taken.finish = _finish(sequence, token, max_sequence_tokens)
+        if taken.finish is None:
+            taken.fault = advance(sequence, token)
+            if taken.fault is not None:
+                break
+        taken.num_tokens += 1
+        if taken.finish is not None or token != draft:
+            break
+    return taken
+
+
+def _told(
+    sequence: Sequence, sampled: SampledTokens, rows: range, finish: FinishReason | None
+) -> TokenEvent:
+    wants = sequence.request.sampling
+    ids, logprobs = sampled.ids, sampled.logprobs
+    return TokenEvent(
+        request_id=sequence.request.request_id,
+        tokens=tuple(ids[rows.start : rows.stop].tolist()),
+        logprobs=tuple(logprobs[rows.start : rows.stop].tolist())
+        if wants.logprobs or wants.num_top
+        else (),
+        top=tuple(_top(sampled, row, wants.num_top) for row in rows) if wants.num_top else (),
+        finish=finish,
+    )
 
 
 def _score(sequence: Sequence, position: int, score: PromptScore, result: Committed) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tgi_core.contract import (
     CompiledGrammar,
@@ -26,9 +27,14 @@ from tgi_core.contract import (
 from tgi_core.engine.build import Output
 from tgi_core.errors import GenerationError, TgiError, UsageError
 from tgi_core.plugin.manager import Plugins
+from tgi_core.scheduler.plan import PlannedRow
 from tgi_core.scheduler.sequence import Sequence
 
 logger = logging.getLogger(__name__)
+
+_Words = NDArray[np.int32]
+_Ready = tuple[Matcher, Callable[[], Matcher]]
+"""A matcher that has taken in what is known, and what makes new ones."""
 
 _MAX_KEPT = 32
 """Compiled grammars that are kept; each may take some ten megabytes, though few do."""
@@ -60,7 +66,7 @@ class Guidance:
         self._compiler: GrammarCompiler | None = None
         self._compiled: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
         self._thread: ThreadPoolExecutor | None = None
-        self._preparing: dict[str, tuple[Sequence, Future[Matcher]]] = {}
+        self._preparing: dict[str, tuple[Sequence, Future[_Ready]]] = {}
 
     def use(self, vocabulary: Vocabulary, vocab_size: int) -> None:
         """Takes the bytes of the tokens; `vocab_size` is the model's, with or without padding."""
@@ -94,13 +100,13 @@ class Guidance:
             if future.done():
                 del self._preparing[request_id]
                 try:
-                    sequence.matcher = future.result()
+                    sequence.matcher, sequence.new_matcher = future.result()
                 except Exception as error:
                     yield sequence, error
                 else:
                     yield sequence, None
 
-    def _matcher(self, grammar: Grammar, tokens: tuple[int, ...]) -> Matcher:
+    def _matcher(self, grammar: Grammar, tokens: tuple[int, ...]) -> _Ready:
         """Runs in the thread."""
         compiled = self._compiled.get(grammar)
         if compiled is None:
@@ -113,7 +119,7 @@ class Guidance:
         self._compiled.move_to_end(grammar)
         matcher = compiled.matcher()
         matcher.accept(tokens)
-        return matcher
+        return matcher, compiled.matcher
 
     def _evict(self) -> None:
         """Lets the grammars go that were not used for longest."""
@@ -138,18 +144,66 @@ def mask(
     ]
     if not rows:
         return batch, []
-    masks = np.empty((len(rows), -(-vocab_size // 32)), np.int32)
+    # what is sampled where no mask gets filled is for nobody
+    masks = np.full((len(rows), -(-vocab_size // 32)), -1, np.int32)
     failed = []
-    for words, row in zip(masks, rows, strict=True):
-        sequence = outputs[row].row.sequence
-        fault = _fill(sequence, words)
-        if fault is not None:
-            failed.append((sequence, fault))
-            words.fill(-1)  # what is sampled here is for nobody
+    for place, row in enumerate(rows):
+        if not outputs[row].ahead:
+            planned = outputs[row].row
+            fault = _fill_row(planned, masks[place : place + len(planned.drafts) + 1])
+            if fault is not None:
+                failed.append((planned.sequence, fault))
     return replace(batch, mask_rows=np.array(rows, np.int32), mask=masks), failed
 
 
-def _fill(sequence: Sequence, words: np.ndarray[tuple[int], np.dtype[np.int32]]) -> str | None:
+def _fill_row(row: PlannedRow, masks: _Words) -> str | None:
+    """The masks of a row: as long as the grammar allows its drafts, one after each of them.
+
+    Returns:
+        Why the sequence cannot go on.
+    """
+    sequence = row.sequence
+    fault = _fill(sequence, masks[0])
+    if fault is not None:
+        masks[0].fill(-1)
+        return fault
+    accepted = 0
+    for draft, words, after in zip(row.drafts, masks, masks[1:], strict=False):
+        allowed = words.view(np.uint32)[draft // 32] >> np.uint32(draft % 32) & 1
+        if not allowed:
+            break
+        if advance(sequence, draft) is not None:
+            return _renew(sequence)  # if this draft is right, it fails when it is taken in
+        accepted += 1
+        if _fill(sequence, after) is not None:
+            # nothing is sampled there: if the draft is right, the next step fails as it should
+            after.fill(0)
+            break
+    return _roll_back(sequence, accepted) if accepted else None
+
+
+def _roll_back(sequence: Sequence, num_tokens: int) -> str | None:
+    """Takes drafts back; returns why that failed."""
+    assert sequence.matcher is not None  # it is guided
+    try:
+        sequence.matcher.roll_back(num_tokens)
+    except Exception:
+        return _renew(sequence)
+    return None
+
+
+def _renew(sequence: Sequence) -> str | None:
+    """Makes another matcher, where drafts have brought one to its end; returns why that failed."""
+    assert sequence.new_matcher is not None  # it is guided
+    try:
+        sequence.matcher = sequence.new_matcher()
+        sequence.matcher.accept(sequence.tokens[sequence.num_prompt :])
+    except Exception as error:
+        return _reason(sequence, error)
+    return None
+
+
+def _fill(sequence: Sequence, words: _Words) -> str | None:
     """What may come next, the end of the sequence included; returns why nothing may."""
     assert sequence.matcher is not None  # it is guided
     try:

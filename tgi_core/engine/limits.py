@@ -33,6 +33,8 @@ class EngineLimits:
     prefix_caching: bool = True
     steps_in_flight: int = 2
     """The backend's own limit holds as well."""
+    num_drafts: int = 0
+    """Longest draft; 0 makes none."""
 
 
 def engine_info(

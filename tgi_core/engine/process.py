@@ -8,13 +8,16 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from time import monotonic
 
-from tgi_core.builtin import guidance, queue_policies
-from tgi_core.contract import BackendKind, BackendSpec, Engine, Progress
+from tgi_core.builtin import draft_model as draft_models
+from tgi_core.builtin import guidance, medusa, ngram, queue_policies
+from tgi_core.contract import BackendKind, BackendSpec, Engine, Progress, StepBackend
 from tgi_core.engine.guidance import Guidance, choose_guidance_engine
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.loop import serve
+from tgi_core.engine.speculation import Drafting, DraftModel, choose_speculator
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import SetupError, UsageError
 from tgi_core.ipc.messages import Loading, Ready, SetupFailed, Start
@@ -52,11 +55,11 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
     """The engine that the model, the machine and the operator's wishes call for.
 
     Raises:
-        SetupError: no backend, a broken plugin, a queue policy or a guidance engine that
-            does not exist.
+        SetupError: no backend, a broken plugin, or a queue policy, guidance engine or
+            speculator that does not exist.
     """
     plugins = Plugins(
-        builtins=(queue_policies, guidance),
+        builtins=(queue_policies, guidance, ngram, draft_models, medusa),
         disabled=frozenset(start.disabled_plugins),
     )
     if not start.only_builtin_plugins:
@@ -82,8 +85,26 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
         max_step_tokens=start.max_step_tokens,
         max_chunk_tokens=start.max_chunk_tokens,
         prefix_caching=start.prefix_caching,
+        num_drafts=start.num_drafts,
     )
-    return StepEngine(backend, policy, limits, guided, adjustments), spec  # type: ignore[arg-type]
+    engine = StepEngine(
+        backend,  # type: ignore[arg-type]
+        policy,
+        limits,
+        guided,
+        adjustments,
+        _drafting(start, plugins, spec.create),  # type: ignore[arg-type]
+    )
+    return engine, spec
+
+
+def _drafting(start: Start, plugins: Plugins, create: Callable[[], StepBackend]) -> Drafting | None:
+    if not start.num_drafts:
+        return None
+    speculator = choose_speculator(plugins, start.speculator)
+    if start.draft_model is None:
+        return Drafting(speculator)
+    return Drafting(speculator, DraftModel(start.draft_model, create))
 
 
 def _reporter(channel: EngineSocket) -> Progress:

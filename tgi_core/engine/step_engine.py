@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from time import monotonic, perf_counter
 
@@ -22,36 +22,31 @@ from tgi_core.contract import (
     AdapterRows,
     Adjustment,
     Capabilities,
-    Embeds,
     EncodesImages,
     EngineInfo,
     Event,
     HoldsAdapters,
     LoadRequest,
-    LogitsRows,
     Modality,
-    PendingTokens,
     Progress,
     QueuePolicy,
     Request,
     RequestFailed,
     RequestStarted,
-    SampledTokens,
     SamplesOnDevice,
     StepBackend,
     StepStats,
     Vocabulary,
 )
 from tgi_core.engine.adapters import AdapterStore
-from tgi_core.engine.adjustments import boost
-from tgi_core.engine.build import Output, build_embedding, build_sampling, build_step
 from tgi_core.engine.commit import Committed, commit
-from tgi_core.engine.guidance import Guidance, mask
+from tgi_core.engine.guidance import Guidance
 from tgi_core.engine.images import ImageStore
+from tgi_core.engine.launch import InFlight, embed, launch
 from tgi_core.engine.limits import EngineLimits, engine_info, fault_of
-from tgi_core.engine.pool import pool
 from tgi_core.engine.preparation import Preparation
-from tgi_core.engine.tally import Launched, Tally, is_prefill
+from tgi_core.engine.speculation import Drafting, Speculation
+from tgi_core.engine.tally import Launched, Tally
 from tgi_core.errors import (
     BackendDead,
     BadImage,
@@ -61,7 +56,6 @@ from tgi_core.errors import (
     TgiError,
     ValidationError,
 )
-from tgi_core.sampling.reference import sample
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
 from tgi_core.scheduler.scheduler import Scheduler, SchedulerLimits
 from tgi_core.scheduler.sequence import Sequence, Status
@@ -75,26 +69,6 @@ _MAX_ADAPTERS = 8
 """Adapters that are held at once if nobody says how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    """A step whose tokens are not on the host yet."""
-
-    plan: StepPlan
-    outputs: list[Output]
-    tokens: PendingTokens
-    launched: Launched
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """PendingTokens of core's own sampler."""
-
-    tokens: SampledTokens
-
-    def wait(self) -> SampledTokens:
-        return self.tokens
-
-
 class StepEngine:
     """Implements `tgi_core.contract.Engine`."""
 
@@ -105,15 +79,18 @@ class StepEngine:
         limits: EngineLimits | None = None,
         guidance: Guidance | None = None,
         adjustments: Mapping[str, Adjustment] | None = None,
+        drafting: Drafting | None = None,
     ) -> None:
         self._backend = backend
         self._policy = policy
         self._limits = limits or EngineLimits()
         self._guidance = guidance
         self._adjustments = adjustments or {}
+        self._drafting = drafting
+        self._speculation: Speculation | None = None
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = count()
-        self._in_flight: _InFlight | None = None
+        self._in_flight: InFlight | None = None
         self._events: list[Event] = []
         self._max_adapters = _MAX_ADAPTERS
         self._tally = Tally()
@@ -130,6 +107,10 @@ class StepEngine:
         )
         self._backend.warm_up(progress)
         self.prepare(capabilities)
+        if self._drafting is not None:
+            self._speculation = self._drafting.start(
+                self._backend, capabilities, self._limits, request, progress
+            )
         return self.info
 
     def prepare(self, capabilities: Capabilities) -> None:
@@ -199,7 +180,7 @@ class StepEngine:
             return  # the scheduler does not know it yet
         if sequence is not None:
             self.scheduler.remove(sequence)
-            self._preparation.ended(sequence)
+            self._ended(sequence)
 
     def load_adapter(self, adapter: AdapterRef) -> None:
         """Reads and checks an adapter; an `AdapterLoaded` tells what came of it."""
@@ -284,6 +265,8 @@ class StepEngine:
     def _schedule(self) -> StepPlan | None:
         begin = perf_counter()
         plan = self.scheduler.schedule()
+        if plan is not None and self._speculation is not None and not plan.embeds:
+            plan = self._speculation.lengthen(plan, self.scheduler)
         rows = plan.rows if plan is not None else ()
         new = [row for row in rows if not row.sequence.started]
         for row in new:
@@ -319,48 +302,24 @@ class StepEngine:
             self._take_in(in_flight)
 
     def _embed(self, plan: StepPlan) -> None:
-        embedding, backend = self._capabilities.embedding, self._backend
-        if embedding is None or not isinstance(backend, Embeds):
-            raise GenerationError("the backend claims to embed, and has no `embed`")
-        began = perf_counter()
-        step = build_embedding(plan)
-        built = perf_counter()
-        vectors = backend.embed(step)
-        launched = Launched(True, began, built, perf_counter())
+        result, launched = embed(plan, self._backend, self._capabilities.embedding)
         self._tally.launched(plan, launched, perf_counter())
-        self._end(pool(plan, vectors, embedding.pooling), launched)
+        self._end(result, launched)
         self._tally.taken_in(launched, perf_counter(), perf_counter(), perf_counter())
 
-    def _launch(self, plan: StepPlan) -> _InFlight:
-        begin = perf_counter()
+    def _launch(self, plan: StepPlan) -> InFlight:
         if self._images is not None:
             self._images.encode(plan)
-        step, outputs = build_step(plan)
-        batch = build_sampling(outputs)
-        if self._capabilities.logits is LogitsRows.NONE:
-            step = replace(step, sampling=batch)
-        built = perf_counter()
-        computed = None
-        pending = self._backend.step(step)
-        batch, unadjusted = boost(batch, outputs, self._adjustments, self.info.vocab_size)
-        batch, unguided = mask(batch, outputs, self.info.vocab_size)
-        for sequence, fault in unadjusted + unguided:
+        step = launch(plan, self._backend, self._capabilities, self._adjustments)
+        for sequence, fault in step.unable:
             self._fail(sequence, GenerationError(fault))
-        tokens: PendingTokens
-        if isinstance(self._backend, SamplesOnDevice):
-            tokens = self._backend.sample(pending, batch)
-        else:
-            logits = pending.numpy()
-            computed = perf_counter()
-            tokens = _Done(sample(logits, batch))
-        for i, output in enumerate(outputs):
+        for i, output in enumerate(step.outputs):
             if output.scored is None:
                 output.row.sequence.pending = i
-        launched = Launched(is_prefill(plan), begin, built, computed)
-        self._tally.launched(plan, launched, perf_counter())
-        return _InFlight(plan, outputs, tokens, launched)
+        self._tally.launched(plan, step.launched, perf_counter())
+        return step
 
-    def _take_in(self, step: _InFlight) -> None:
+    def _take_in(self, step: InFlight) -> None:
         waited = perf_counter()
         sampled = step.tokens.wait()
         ready = perf_counter()
@@ -372,9 +331,13 @@ class StepEngine:
         result = commit(step.outputs, sampled, self.info.max_sequence_tokens)
         for row in step.plan.rows:
             self._note(row)
+            self.scheduler.settle(row)
         self._end(result, step.launched)
-        self._tally.generated_tokens += len(result.continuing) + len(result.finished)
-        self._tally.taken_in(step.launched, waited, ready, perf_counter())
+        self._tally.generated(result.num_tokens, result.num_drafts, result.num_accepted)
+        took_s = self._tally.taken_in(step.launched, waited, ready, perf_counter())
+        if self._speculation is not None:
+            self._speculation.learn(step.plan, None if step.launched.prefill else took_s)
+            self._speculation.look(result.continuing, result.last_outputs, step.logits)
 
     def _end(self, result: Committed, launched: Launched) -> None:
         """Tells what came of a step, and takes out the sequences that ended with it."""
@@ -383,11 +346,16 @@ class StepEngine:
             for sequence in result.finished:
                 del self._sequences[sequence.request.request_id]
                 self.scheduler.finish(sequence)
-                self._preparation.ended(sequence)
+                self._ended(sequence)
             for sequence in result.failed:
                 self.cancel(sequence.request.request_id)
             self._tally.filtered(launched, perf_counter() - began)
         self._events += result.events
+
+    def _ended(self, sequence: Sequence) -> None:
+        self._preparation.ended(sequence)
+        if self._speculation is not None:
+            self._speculation.forget(sequence.request.request_id)
 
     def _note(self, row: PlannedRow) -> None:
         """Lets others share what a step has computed of a prompt."""
@@ -401,12 +369,22 @@ class StepEngine:
             self._cache.note(sequence.seq, sequence.salt, known)
 
     def _narrow_down(self, plan: StepPlan, error: Exception) -> None:
-        """Runs a failed step again in parts, until only the guilty rows are left to fail."""
+        """Runs a failed step again in parts, until only the guilty rows are left to fail.
+
+        Drafts are left out: no request may fail by a token that it does not have.
+        """
+        drafted, plan = plan, plan.without_drafts()
+        for row in drafted.rows:
+            row.sequence.drafted &= not row.drafts
         if isinstance(error, RowsFailed):
-            for row in error.rows:
-                self._fail(plan.rows[row].sequence, error)
-            guilty = set(error.rows)
-            self._run_again(plan, [i for i in range(len(plan.rows)) if i not in guilty])
+            for failed in (drafted.rows[i] for i in error.rows):
+                if failed.drafts:
+                    self.scheduler.preempt(failed.sequence)
+                else:
+                    self._fail(failed.sequence, error)
+            self._run_again(plan, [i for i in range(len(plan.rows)) if i not in set(error.rows)])
+        elif drafted.num_drafts:
+            self._run_again(plan, range(len(plan.rows)))
         elif len(plan.rows) == 1:
             sequence = plan.rows[0].sequence
             if isinstance(error, OutOfMemory) and self.scheduler.num_running > 1:

@@ -51,7 +51,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.cached_tokens = 0
-        self.generated_tokens = 0
+        self.generated_tokens = self.drafted_tokens = self.accepted_tokens = 0
         self._steps = self._prefill_tokens = 0
         self._step_s = self._sample_s = self._schedule_s = 0.0
         self._prefill, self._decode = _Batches(), _Batches()
@@ -72,9 +72,9 @@ class Tally:
         self._steps += 1
         self._batches(step.prefill).steps += 1
         self._prefill_tokens += sum(
-            row.num_tokens
+            row.num_tokens - len(row.drafts)
             for row in plan.rows
-            if row.num_tokens > 1 or row.begin < row.sequence.num_prompt
+            if row.num_tokens > 1 + len(row.drafts) or row.begin < row.sequence.num_prompt
         )
         self._schedule_s += step.built_s - step.began_s
         if step.computed_s is None:
@@ -83,13 +83,19 @@ class Tally:
             self._step_s += step.computed_s - step.built_s
             self._sample_s += now_s - step.computed_s
 
+    def generated(self, num_tokens: int, num_drafts: int, num_accepted: int) -> None:
+        """A step brought tokens, some of them by drafts that were right."""
+        self.generated_tokens += num_tokens
+        self.drafted_tokens += num_drafts
+        self.accepted_tokens += num_accepted
+
     def failed(self, plan: StepPlan) -> None:
         """The backend refused a step, or broke on it."""
         batches = self._batches(is_prefill(plan))
         batches.steps += 1
         batches.failed += 1
 
-    def taken_in(self, step: Launched, waited_s: float, ready_s: float, end_s: float) -> None:
+    def taken_in(self, step: Launched, waited_s: float, ready_s: float, end_s: float) -> float:
         """A step's tokens are in their sequences.
 
         Args:
@@ -97,6 +103,9 @@ class Tally:
             waited_s: when waiting for its tokens began.
             ready_s: when they were there.
             end_s: now.
+
+        Returns:
+            How long the step took, without what it had to wait for the one before.
         """
         self._step_s += ready_s - waited_s
         self._schedule_s += end_s - ready_s
@@ -110,8 +119,10 @@ class Tally:
             decode_s = end_s - step.computed_s
         batches.forward.add(forward_s)
         batches.decode.add(decode_s)
-        batches.inference.add(end_s - max(step.began_s, self._last_end_s))
+        inference_s = end_s - max(step.began_s, self._last_end_s)
+        batches.inference.add(inference_s)
         self._last_ready_s, self._last_end_s = ready_s, end_s
+        return inference_s
 
     def filtered(self, step: Launched, took_s: float) -> None:
         """Sequences that ended with a step were taken out of the batch."""
@@ -124,6 +135,8 @@ class Tally:
             prefill_tokens=self._prefill_tokens,
             cached_tokens=self.cached_tokens,
             generated_tokens=self.generated_tokens,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
             step_s=self._step_s,
             sample_s=self._sample_s,
             schedule_s=self._schedule_s,

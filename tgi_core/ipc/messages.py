@@ -16,6 +16,7 @@ from tgi_core.contract import (
     Event,
     Grammar,
     LoadRequest,
+    ModelFiles,
     PromptEmbedded,
     PromptScored,
     Request,
@@ -44,6 +45,9 @@ class Start(msgspec.Struct, tag=True, kw_only=True):
     max_step_tokens: int | None = None
     max_chunk_tokens: int | None = None
     prefix_caching: bool = True
+    num_drafts: int = 0
+    speculator: str = "ngram"
+    draft_model: ModelFiles | None = None
     log_level: str = "INFO"
     json_logs: bool = False
 

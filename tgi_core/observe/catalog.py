@@ -300,6 +300,18 @@ STEP_GENERATED_TOKENS = Metric(
     text="Tokens generated, those of requests that later failed included.",
     tgi=None,
 )
+DRAFTED_TOKENS = Metric(
+    name="tgi_drafted_tokens_total",
+    kind=Kind.COUNTER,
+    text="Tokens that the speculator guessed and the model checked.",
+    tgi=None,
+)
+ACCEPTED_TOKENS = Metric(
+    name="tgi_accepted_tokens_total",
+    kind=Kind.COUNTER,
+    text="Those of them that were right, so that no step was needed for them.",
+    tgi=None,
+)
 PREFIX_CACHE_HIT_TOKENS = Metric(
     name="tgi_prefix_cache_hit_tokens_total",
     kind=Kind.COUNTER,

@@ -117,6 +117,8 @@ def _write_engine(page: Exposition, engine: EngineState) -> None:
     page.numbers(catalog.BATCH_CONCAT, {Reason.CHUNKING: sum(stats.concat.counts)})
     page.number(catalog.STEP_PROMPT_TOKENS, stats.prefill_tokens)
     page.number(catalog.STEP_GENERATED_TOKENS, stats.generated_tokens)
+    page.number(catalog.DRAFTED_TOKENS, stats.drafted_tokens)
+    page.number(catalog.ACCEPTED_TOKENS, stats.accepted_tokens)
     page.number(catalog.PREFIX_CACHE_HIT_TOKENS, stats.cached_tokens)
     page.number(catalog.KV_CACHE_USED_TOKENS, stats.cache_tokens_used)
     page.number(catalog.KV_CACHE_CAPACITY_TOKENS, engine.cache_tokens)

@@ -24,6 +24,7 @@ from tgi_core.contract import (
     ReasoningParser,
     RequestSink,
     Route,
+    Speculator,
     Tokenizer,
     ToolCallParser,
 )
@@ -252,6 +253,14 @@ class Plugins:
             watermark_delta=watermark_delta,
             watermark_key=watermark_key,
         )
+
+    def speculators(self) -> dict[str, Speculator]:
+        """Hook `tgi_speculators`: all speculators by name.
+
+        Raises:
+            PluginConflict: two plugins offer one name.
+        """
+        return self._by_name("tgi_speculators", Speculator, "speculator")
 
     def commands(self) -> dict[str, Command]:
         """Hook `tgi_commands`: all commands by name.

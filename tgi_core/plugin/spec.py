@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         QueuePolicy,
         ReasoningParser,
         RequestSink,
+        Speculator,
         Tokenizer,
         ToolCallParser,
     )
@@ -135,6 +136,19 @@ def tgi_adjustments(  # type: ignore[empty-body]
         @hookimpl
         def tgi_adjustments(watermark_delta):
             return [Watermark(watermark_delta)]
+    """
+
+
+@hookspec
+def tgi_speculators() -> Sequence[Speculator]:  # type: ignore[empty-body]
+    """Engine process. Offers ways to guess tokens ahead, chosen with `--speculator NAME`.
+
+    Drafts change the speed and never the output.
+
+    Example:
+        @hookimpl
+        def tgi_speculators():
+            return [MySpeculator()]
     """
 
 

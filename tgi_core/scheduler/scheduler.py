@@ -10,7 +10,7 @@ Prompts that are to be embedded have steps of their own, which take turns with t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tgi_core.cache.manager import CacheManager
 from tgi_core.contract import AdapterRows, Capabilities, Request
@@ -157,6 +157,30 @@ class Scheduler:
         for row in plan.rows:
             if row.sequence.status is Status.RUNNING:
                 row.sequence.num_computed = row.begin
+
+    def lengthen(self, row: PlannedRow, drafts: tuple[int, ...]) -> PlannedRow:
+        """A planned row with drafts behind its last token.
+
+        Without, if the cache has no room for them: no running sequence gives way for a guess.
+        """
+        if not drafts or not self._cache.grow(row.sequence.seq, row.end + len(drafts)):
+            return row
+        row.sequence.num_computed += len(drafts)
+        return replace(row, num_tokens=row.num_tokens + len(drafts), drafts=drafts)
+
+    def shorten(self, plan: StepPlan) -> StepPlan:
+        """A plan with its drafts taken out again."""
+        for row in plan.rows:
+            row.sequence.num_computed = row.known_end
+        return plan.without_drafts()
+
+    def settle(self, row: PlannedRow) -> None:
+        """Drops the drafts that were wrong from the cache, once the right tokens are known."""
+        sequence = row.sequence
+        kept = len(sequence.tokens) - 1  # the last one was sampled, and not computed
+        if row.drafts and sequence.status is Status.RUNNING and kept < row.end:
+            self._cache.truncate(sequence.seq, kept)
+            sequence.num_computed = kept
 
     def preempt(self, sequence: Sequence) -> None:
         """Takes a running sequence's room away and queues it to be recomputed."""
@@ -355,4 +379,4 @@ def _row(sequence: Sequence, num_tokens: int) -> PlannedRow:
 def _may_run_ahead(sequence: Sequence) -> bool:
     """Whether a step may use a token whose value is not known yet."""
     ends = sequence.num_generated + 1 >= sequence.request.stop.max_new_tokens
-    return not ends and not sequence.needs_host
+    return not (ends or sequence.needs_host or sequence.expects_draft)

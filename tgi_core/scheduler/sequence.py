@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -76,10 +77,13 @@ class Sequence:
         "arrival_s",
         "blocks",
         "counts",
+        "drafted",
+        "expects_draft",
         "images",
         "key",
         "keys",
         "matcher",
+        "new_matcher",
         "num_computed",
         "num_prompt",
         "pending",
@@ -131,6 +135,12 @@ class Sequence:
         """How often the output holds each token; kept only if penalties need it."""
         self.matcher: Matcher | None = None
         """Where it is in its grammar, all known tokens taken in; set before it is scheduled."""
+        self.new_matcher: Callable[[], Matcher] | None = None
+        """Makes a matcher at the beginning of its output."""
+        self.drafted = True
+        """Whether its rows may have drafts; no more once a step with them failed."""
+        self.expects_draft = False
+        """Whether its next row is to have drafts, and so has to wait for all its tokens."""
         if request.sampling.penalized:
             self.counts = Counter(dict.fromkeys(request.prompt, 0))
             self.counts.update(request.resumed)

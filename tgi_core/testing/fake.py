@@ -77,6 +77,8 @@ class FakeShape:
     fork: Fork = Fork.ANY
     mixed: bool = True
     chunked: bool = True
+    draft_length: int = ANY_LENGTH
+    """Tokens of rows with drafts; 0 takes none."""
     logits: LogitsRows = LogitsRows.ALL
     adapters: AdapterRows = AdapterRows.ROW
     images: bool = False
@@ -149,7 +151,7 @@ class FakeBackend:
             fork=shape.fork,
             mixed=shape.mixed,
             chunked=shape.chunked,
-            draft_lengths=(ANY_LENGTH,),
+            draft_lengths=(shape.draft_length,) if shape.draft_length else (),
             logits=shape.logits,
             adapters=shape.adapters,
             modalities=frozenset(Modality) if shape.images else frozenset({Modality.TEXT}),

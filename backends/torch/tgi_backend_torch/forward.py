@@ -36,6 +36,10 @@ class FlatModel:
             ).logits[0]
             return logits if self._can_choose else logits[wanted]
 
+    def wanted_states(self, states: Tensor, wanted: Tensor) -> Tensor:
+        """Those of wanted tokens, among what its head was given in a call: (L, size)."""
+        return states if self._can_choose else states[wanted]
+
     @property
     def has_hidden(self) -> bool:
         """Whether what comes before its head can be run by itself."""

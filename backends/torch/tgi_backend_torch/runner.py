@@ -18,9 +18,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.checkpoint import find_checkpoint
-from tgi_backend_torch.computing import Computing
+from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.heads import MedusaHeads
 from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
 from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.pool import pool_rows
@@ -70,6 +71,8 @@ class TorchLogits:
 
     tensor: Tensor
     """(L, vocab), in the model's dtype."""
+    states: Tensor | None = None
+    """(L, size), what they were made of; kept only for drafting heads."""
 
     def numpy(self) -> NDArray[np.float32]:
         """Waits for the device; see `PendingLogits`."""
@@ -81,6 +84,7 @@ class TorchLogits:
 class _Loaded:
     """All that exists between load and close."""
 
+    model: FlatModel
     computing: Computing
     dtype: torch.dtype
     cache: PagedCache
@@ -94,11 +98,15 @@ class _Loaded:
 
 
 class TorchBackend:
-    """Satisfies `StepBackend`, `Embeds` and `EncodesImages`. Device packages pass their device."""
+    """Satisfies `StepBackend`, `Embeds`, `EncodesImages` and `HoldsHeads`.
+
+    Device packages pass their device.
+    """
 
     def __init__(self, device: Device | None = None) -> None:
         self._device: Device = device or CpuDevice()
         self._loaded: _Loaded | None = None
+        self._heads: MedusaHeads | None = None
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """Reads the weights and makes the cache; see `StepBackend.load`.
@@ -154,10 +162,12 @@ class TorchBackend:
             modalities=frozenset(Modality if takes_images else {Modality.TEXT}),
             two_way=two_way,
         )
-        computing = device.computing(FlatModel(model), cache, capabilities)
+        flat = FlatModel(model)
+        computing = device.computing(flat, cache, capabilities)
         for index, layer in enumerate(trial.layers):
             layer.module.tgi_layer = BoundLayer(computing.attention, index)  # type: ignore[assignment]
         self._loaded = _Loaded(
+            model=flat,
             computing=computing,
             dtype=dtype,
             cache=cache,
@@ -210,7 +220,32 @@ class TorchBackend:
 
     def step(self, step: Step) -> PendingLogits:
         """One forward of all rows side by side; see `StepBackend.step`."""
-        return TorchLogits(self._run(step, self._here().computing.logits))
+        loaded = self._here()
+        logits = self._run(step, loaded.computing.logits)
+        if self._heads is None:
+            return TorchLogits(logits)
+        wanted = self._device.to_device(step.out.astype(np.int64))
+        return TorchLogits(logits, loaded.model.wanted_states(self._heads.last_states(), wanted))
+
+    def load_heads(self, path: Path) -> int:
+        """Reads a folder of Medusa; see `HoldsHeads.load_heads`."""
+        loaded = self._here()
+        if not isinstance(loaded.computing, EagerComputing):
+            # a graph that was captured does not call what looks at the hidden states
+            raise UnsupportedModel(
+                f"Medusa heads do not run on {loaded.capabilities.device} yet: choose "
+                "--speculator ngram, which needs none."
+            )
+        lm_head = loaded.model.model.get_output_embeddings()
+        self._heads = MedusaHeads.read(path, lm_head, loaded.dtype, self._device.torch_device)
+        return self._heads.num
+
+    def guess(self, logits: PendingLogits, outputs: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Runs the heads on some places; see `HoldsHeads.guess`."""
+        if self._heads is None or not isinstance(logits, TorchLogits) or logits.states is None:
+            raise TypeError("only what `step` returned since heads were loaded can be guessed from")
+        states = logits.states[self._device.to_device(outputs.astype(np.int64))]
+        return self._heads.guess(states).cpu().numpy().astype(np.int32)
 
     def embed(self, step: Step) -> NDArray[np.float32]:
         """The same, up to the hidden states; see `Embeds.embed`."""
@@ -282,7 +317,7 @@ class TorchBackend:
     def close(self) -> None:
         """Drops model and cache."""
         self._device.synchronize()
-        self._loaded = None
+        self._loaded = self._heads = None
         # modules and their parents refer to each other
         gc.collect()
 

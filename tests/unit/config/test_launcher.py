@@ -225,10 +225,10 @@ def test_what_has_no_effect_says_so_once_for_each_that_was_given():
     assert without_effect(chosen(), {}) == []
     environment = {"MASTER_PORT": "1", "USE_FLASH_ATTENTION": "false"}
     told = without_effect(
-        chosen({"cuda-graphs": "0", "speculate": "2"}, **environment), environment
+        chosen({"cuda-graphs": "0", "validation-workers": "4"}, **environment), environment
     )
     assert [sentence.split(" has no effect: ")[0] for sentence in told] == [
-        "--speculate",
+        "--validation-workers",
         "--cuda-graphs",
         "MASTER_PORT",
         "USE_FLASH_ATTENTION",

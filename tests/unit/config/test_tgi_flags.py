@@ -18,6 +18,7 @@ SETS = {
     "model-id": ("org/m", "org/m"),
     "revision": ("v1", "v1"),
     "quantize": ("int8", "int8"),
+    "speculate": ("7", 7),
     "dtype": ("bfloat16", "bfloat16"),
     "kv-cache-dtype": ("u8", "u8"),
     "max-concurrent-requests": ("7", 7),

@@ -176,6 +176,36 @@ class BatchingPromises(Promises):
                 runner.truncate(other, len(tail))
             runner.release(seq, other)
 
+    def test_rows_with_drafts_share_a_step(self, runner: Runner, compare: Comparison) -> None:
+        """Rows of several lengths, one without drafts if that can be; step after step."""
+        lengths = runner.capabilities.draft_lengths
+        require(bool(lengths), "capabilities.draft_lengths is empty")
+        require(runner.sees_all, f"capabilities.logits is {runner.capabilities.logits.name}")
+        _require_rows(runner, 3)
+        choices = [4, 2, 6] if lengths == (ANY_LENGTH,) else list(lengths)
+        if runner.capabilities.mixed:
+            choices.append(1)
+        prompts = [runner.prompt(n, n) for n in (runner.unit - 3, 5, runner.unit + 1)]
+        tails = [runner.prompt(max(choices) + 12, seed) for seed in range(3)]
+        afters = [runner.continuations(p, t) for p, t in zip(prompts, tails, strict=True)]
+        seqs = [runner.new() for _ in prompts]
+        for seq, prompt in zip(seqs, prompts, strict=True):
+            runner.feed(seq, prompt)
+        done = [0, 0, 0]
+        for turn in range(5):
+            rows, right = [], []
+            for i, seq in enumerate(seqs):
+                n = choices[(turn + i) % len(choices)]
+                right.append(min(1 + (turn + i) % 3, n))
+                tokens = tails[i][done[i] : done[i] + n]
+                wrong = [(t + 1) % runner.capabilities.vocab_size for t in tokens[right[i] :]]
+                rows.append(Row(seq, [*tokens[: right[i]], *wrong], tuple(range(n))))
+            for i, logits in enumerate(runner.step(*rows)):
+                want = afters[i][done[i] : done[i] + right[i]]
+                compare.same(logits[: right[i]], want, f"row {i} of turn {turn}")
+                done[i] += right[i]
+                runner.truncate(seqs[i], len(prompts[i]) + done[i])
+
     @pytest.mark.parametrize("seed", range(3))
     def test_random_traffic_equals_each_sequence_alone(
         self, runner: Runner, compare: Comparison, seed: int

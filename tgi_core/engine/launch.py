@@ -1,0 +1,106 @@
+"""Starts a step: arrays, the backend, masks and boosts meanwhile, then the sampler.
+
+Knows what a plan is, and not what becomes of its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from tgi_core.contract import (
+    Adjustment,
+    Capabilities,
+    Embedding,
+    Embeds,
+    LogitsRows,
+    PendingLogits,
+    PendingTokens,
+    SampledTokens,
+    SamplesOnDevice,
+    StepBackend,
+)
+from tgi_core.engine.adjustments import boost
+from tgi_core.engine.build import Output, build_embedding, build_sampling, build_step
+from tgi_core.engine.commit import Committed
+from tgi_core.engine.guidance import mask
+from tgi_core.engine.pool import pool
+from tgi_core.engine.tally import Launched, is_prefill
+from tgi_core.errors import GenerationError
+from tgi_core.sampling.reference import sample
+from tgi_core.scheduler.plan import StepPlan
+from tgi_core.scheduler.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A step whose tokens are not on the host yet."""
+
+    plan: StepPlan
+    outputs: list[Output]
+    logits: PendingLogits
+    tokens: PendingTokens
+    launched: Launched
+    unable: list[tuple[Sequence, str]]
+    """Sequences that cannot go on, each with the reason; what is sampled for them is for nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """PendingTokens of core's own sampler."""
+
+    tokens: SampledTokens
+
+    def wait(self) -> SampledTokens:
+        return self.tokens
+
+
+def launch(
+    plan: StepPlan,
+    backend: StepBackend,
+    capabilities: Capabilities,
+    adjustments: Mapping[str, Adjustment],
+) -> InFlight:
+    """Starts the step of a plan, none of whose rows is to be embedded.
+
+    Raises:
+        Exception: whatever the backend raises.
+    """
+    begin = perf_counter()
+    step, outputs = build_step(plan)
+    batch = build_sampling(outputs)
+    if capabilities.logits is LogitsRows.NONE:
+        step = replace(step, sampling=batch)
+    built = perf_counter()
+    computed = None
+    pending = backend.step(step)
+    batch, unadjusted = boost(batch, outputs, adjustments, capabilities.vocab_size)
+    batch, unguided = mask(batch, outputs, capabilities.vocab_size)
+    tokens: PendingTokens
+    if isinstance(backend, SamplesOnDevice):
+        tokens = backend.sample(pending, batch)
+    else:
+        logits = pending.numpy()
+        computed = perf_counter()
+        tokens = _Done(sample(logits, batch))
+    launched = Launched(is_prefill(plan), begin, built, computed)
+    return InFlight(plan, outputs, pending, tokens, launched, unadjusted + unguided)
+
+
+def embed(
+    plan: StepPlan, backend: StepBackend, embedding: Embedding | None
+) -> tuple[Committed, Launched]:
+    """Runs the step of a plan whose rows are to be embedded.
+
+    Raises:
+        Exception: whatever the backend raises.
+    """
+    if embedding is None or not isinstance(backend, Embeds):
+        raise GenerationError("the backend claims to embed, and has no `embed`")
+    began = perf_counter()
+    step = build_embedding(plan)
+    built = perf_counter()
+    vectors = backend.embed(step)
+    launched = Launched(True, began, built, perf_counter())
+    return pool(plan, vectors, embedding.pooling), launched
