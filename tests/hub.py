@@ -31,6 +31,8 @@ class Hub(ThreadingHTTPServer):
         """So many downloads of weights end in the middle."""
         self.requests: Counter[str] = Counter()
         self.ranges: list[str] = []
+        self.bytes_sent = 0
+        """Of files, whole or in part."""
         self.agents: set[str] = set()
 
     @property
@@ -99,15 +101,20 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json({"id": "org/tiny", "modelId": "org/tiny", "sha": COMMIT, "siblings": []})
 
     def _file(self, name: str, with_body: bool) -> None:
-        data = self.server.files[name]
+        data = self.server.files.get(name)
+        if data is None:
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            return
         headers = {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": COMMIT}
-        start = 0
+        body = data
         if wanted := self.headers.get("range"):
             self.server.ranges.append(wanted)
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        body = data[start:]
-        self.send_response(206 if start else 200)
+            start, _, end = wanted.removeprefix("bytes=").partition("-")
+            body = data[int(start) : int(end) + 1 if end else len(data)]
+            last = int(start) + len(body) - 1
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(data)}"
+        self.server.bytes_sent += len(body) if with_body else 0
+        self.send_response(206 if wanted else 200)
         for key, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
         self.end_headers()

@@ -28,12 +28,9 @@ SPECIAL_FLAGS: dict[str, Row] = {
     "model-id": yes(_SETS, "`MODEL` of `tgi serve`"),
     "sharded": refused(
         _LAUNCHER + "test_a_model_cannot_be_shared_by_devices_that_are_not_there",
-        "a model runs on one device; `false` is accepted",
+        "`true` needs `num-shard`, since nobody counts devices",
     ),
-    "num-shard": refused(
-        _LAUNCHER + "test_tgis_errors_in_tgis_words",
-        "a model runs on one device; 1 is accepted",
-    ),
+    "num-shard": yes(_SETS, "one device, or process on a CPU, for each; the torch backend does it"),
     "huggingface-hub-cache": yes(_LAUNCHER + "test_variables_for_libraries"),
     "hostname": better(
         _LAUNCHER + "test_a_containers_own_name_is_no_address",
@@ -113,13 +110,13 @@ _OTHER_VARIABLES: Rows = {
         _SILENT, "torch itself reads its own"
     ),
     "CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES ZE_AFFINITY_MASK": no_meaning(
-        _SILENT, "nobody counts devices: a model runs on one; libraries may read them"
+        _SILENT, "nobody counts devices: `num-shard` says how many; libraries may read them"
     ),
     "OMP_NUM_THREADS": no_meaning(
         _SILENT, "not read here, though a backend's library may; `--threads` comes first"
     ),
     "RANK WORLD_SIZE DEBUG TORCH_NCCL_AVOID_RECORD_STREAMS SAFETENSORS_FAST_GPU": no_meaning(
-        _SILENT, "only TGI's shards need it, and there are none"
+        _SILENT, "only TGI's shards need it"
     ),
     "AIP_HTTP_PORT SM_NUM_GPUS HF_MODEL_ID HF_MODEL_REVISION HF_MODEL_QUANTIZE": yes(_CLOUDS),
     "AIP_PREDICT_ROUTE AIP_HEALTH_ROUTE": yes(

@@ -32,9 +32,9 @@ from tgi_core.plugin import hookimpl
 logger = logging.getLogger(__name__)
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_REPOSITORY = re.compile(rf"(?:{_NAME}/)?{_NAME}")
-_GGUF = re.compile(rf"({_NAME}/{_NAME})/((?:[\w.-]+/)*[\w.-]+\.gguf)")
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+REPOSITORY = re.compile(rf"(?:{_NAME}/)?{_NAME}")
+GGUF = re.compile(rf"({_NAME}/{_NAME})/((?:[\w.-]+/)*[\w.-]+\.gguf)")
+PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _CARD = "README.md"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "openvino_*"]
 _UNWANTED = ["*/*", "consolidated*"]
@@ -58,16 +58,16 @@ def tgi_model_source(reference: str, revision: str | None) -> ModelFiles | None:
         HubUnavailable: the hub cannot be asked, and the cache does not hold the model.
         CacheUnwritable: the disk does not take it.
     """
-    gguf = _GGUF.fullmatch(reference)
+    gguf = GGUF.fullmatch(reference)
     if gguf is not None:
         repository, file = gguf.groups()
-        parts = _PART.sub(r"-?????-of-\1.gguf", file)
-        folder = _fetch(repository, revision, [parts, _CARD], [])
+        parts = PART.sub(r"-?????-of-\1.gguf", file)
+        folder = fetch(repository, revision, [parts, _CARD], [])
         path = folder / file
         if not path.is_file():
             raise ModelNotFound(f"the model {repository} on the hub has no file {file}.")
-    elif _REPOSITORY.fullmatch(reference) is not None:
-        path = folder = _fetch(reference, revision, [*_WANTED, _CARD], _UNWANTED)
+    elif REPOSITORY.fullmatch(reference) is not None:
+        path = folder = fetch(reference, revision, [*_WANTED, _CARD], _UNWANTED)
     else:
         return None
     return ModelFiles(
@@ -92,13 +92,13 @@ def pipeline_tag(card: Path) -> str | None:
         return None
 
 
-def _fetch(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> Path:
+def fetch(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> Path:
     """The folder of a snapshot; downloads what of it is not in the cache."""
     # importing it takes long, and models on this machine do not need it
     from huggingface_hub import snapshot_download
 
     logger.info("looking up %s on the hub", repository)
-    with _explained(repository, revision):
+    with explained(repository, revision):
         folder = snapshot_download(
             repository,
             revision=revision,
@@ -110,7 +110,7 @@ def _fetch(repository: str, revision: str | None, wanted: list[str], unwanted: l
 
 
 @contextmanager
-def _explained(repository: str, revision: str | None) -> Iterator[None]:
+def explained(repository: str, revision: str | None) -> Iterator[None]:
     """Turns the library's errors into ours."""
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -27,6 +27,12 @@ def tgi_model_source(reference: str) -> ModelFiles | None:
     return ModelFiles(reference=reference, path=path.resolve(), format=model_format(path))
 
 
+@hookimpl
+def tgi_model_heads(reference: str) -> ModelFiles | None:
+    """The same: what lies here need not be fetched, and nobody has to read it."""
+    return tgi_model_source(reference)
+
+
 def model_format(path: Path) -> ModelFormat:
     """How the model at a path lies there.
 

@@ -39,6 +39,7 @@ class _Entry:
 _COMMANDS = {
     "serve": _Entry("tgi_core.cli.serve", "serve a model over HTTP"),
     "bench": _Entry("tgi_core.cli.bench", "measure any server that speaks OpenAI's completions"),
+    "plan": _Entry("tgi_core.cli.plan", "say what memory a model will take, without loading it"),
     "download": _Entry("tgi_core.cli.download", "fetch a model from the hub ahead of time"),
     "convert": _Entry("tgi_core.cli.convert", "convert a model ahead of time"),
     "plugins": _Entry("tgi_core.cli.plugins", "list installed backends and plugins as JSON"),

@@ -22,6 +22,7 @@ from tgi_core.builtin import hub_source, local_source, reasoning_parsers, tool_p
 from tgi_core.cli.adapters import load_adapters
 from tgi_core.cli.daemon import in_daemon, leave_at_once_if_busy
 from tgi_core.cli.http_server import HTTPServer, bind
+from tgi_core.cli.load_request import load_request
 from tgi_core.cli.speculation import Served, check_vocabularies, find_models
 from tgi_core.cli.termination import Termination, end
 from tgi_core.config.adapters import wanted_adapters
@@ -32,7 +33,7 @@ from tgi_core.config.settings import (
     Settings,
     TraceSettings,
 )
-from tgi_core.contract import EngineInfo, Feature, LoadRequest, ModelFiles, RequestSink, Tokenizer
+from tgi_core.contract import EngineInfo, Feature, ModelFiles, RequestSink, Tokenizer
 from tgi_core.engine.supervise import Supervisor
 from tgi_core.engine.trials import GrammarTrials
 from tgi_core.errors import BadModel, EngineLost, UnsupportedModel, UsageError
@@ -205,21 +206,7 @@ def _check_parsers(server: ServerSettings, plugins: Plugins) -> None:
 def _start_message(settings: Settings, served: Served) -> Start:
     model, scheduling = settings.model, settings.scheduling
     return Start(
-        load=LoadRequest(
-            model=served.model,
-            dtype=model.dtype,
-            quantize=model.quantize,
-            kv_cache_dtype=model.kv_cache_dtype,
-            device=model.device,
-            max_rows=model.max_rows,
-            max_sequence_tokens=model.max_sequence_tokens,
-            max_step_tokens=scheduling.max_step_tokens,
-            cache_tokens=model.cache_tokens,
-            num_threads=model.num_threads,
-            max_adapters=settings.adapters.max_held,
-            max_adapter_rank=settings.adapters.max_rank,
-            options=model.options,
-        ),
+        load=load_request(settings, served.model),
         backend=model.backend,
         disabled_plugins=settings.plugins.disabled,
         only_builtin_plugins=not settings.plugins.installed,

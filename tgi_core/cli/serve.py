@@ -27,12 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"Every flag --some-name is also a variable {PREFIX}SOME_NAME and a key some-name of the "
         "config file. Flags come before variables, variables before the file."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
+    add_settings(parser)
     parser.add_argument(
         "--print-config",
         action="store_true",
         help="print the settings in force as a config file, say who decided each, and end",
     )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declares all that the server can be told."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
     add_options(parser, OPTIONS)
 
 
@@ -45,14 +50,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SetupError: it cannot start.
     """
-    variables = environment()
-    path = args.config or (Path(name) if (name := variables.get(_CONFIG_VARIABLE)) else None)
-    file = read_file(path) if path else {}
-    chosen = choose(OPTIONS, flags_of(args, OPTIONS), variables, file, str(path))
+    chosen = chosen_by(args)
     if args.print_config:
         print(as_file(OPTIONS, chosen), end="")
         return 0
     return serve(chosen)
+
+
+def chosen_by(args: argparse.Namespace) -> dict[str, Chosen]:
+    """A value for each of `OPTIONS`, from flags, variables and the config file."""
+    variables = environment()
+    path = args.config or (Path(name) if (name := variables.get(_CONFIG_VARIABLE)) else None)
+    file = read_file(path) if path else {}
+    return choose(OPTIONS, flags_of(args, OPTIONS), variables, file, str(path))
 
 
 def serve(chosen: Mapping[str, Chosen], greet: Callable[[], None] | None = None) -> int:

@@ -5,6 +5,7 @@ Knows no setting by name and no source of values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -64,6 +65,14 @@ def number(lowest: float) -> Kind:
         return value
 
     return Kind("NUMBER", read)
+
+
+def _read_size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?)b?", text.strip().lower(), re.ASCII)
+    if found is None or float(found[1]) <= 0:
+        raise ValueError("a size such as 24GiB or 80GB")
+    base = 1024 if found[3] or not text.lower().endswith("b") else 1000
+    return int(float(found[1]) * base ** " kmgt".index(found[2] or " "))
 
 
 def fraction() -> Kind:
@@ -140,6 +149,8 @@ ADAPTERS = Kind("NAME=PATH,...", str)
 FILE = Kind("FILE", lambda text: Path(text).expanduser())
 FOLDER = Kind("FOLDER", lambda text: Path(text).expanduser())
 COUNT = whole_number(1)
+SIZE = Kind("SIZE", _read_size)
+"""Bytes. Ends in GiB or G for powers of 1024, in GB for powers of 1000."""
 PORT = Kind("PORT", whole_number(0, 65535).read)
 SECONDS = Kind("SECONDS", number(0).read)
 KEY = Kind("KEY", _read_word)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from tgi_core.config.adapters import wanted_adapters
+from tgi_core.config.kinds import TEXT
 from tgi_core.config.options import PREFIX, Option, upper_snake
 from tgi_core.config.settings import OPTIONS
 from tgi_core.config.sources import DEFAULT, Chosen
@@ -148,12 +149,8 @@ def _check_shards(sharded: bool | None, num_shard: int | None, quantize: str | N
         raise ArgumentValidation("`sharded` is true but `num_shard` <= 1")
     if num_shard is not None and num_shard < 1:
         raise ArgumentValidation("`num_shard` cannot be < 1")
-    if num_shard is not None and num_shard > 1:
-        if quantize == "exl2":
-            raise ArgumentValidation("Sharding is currently not supported with `exl2` quantization")
-        raise ArgumentValidation(
-            f"`num_shard` is {num_shard}, but no backend shares a model among devices yet"
-        )
+    if num_shard is not None and num_shard > 1 and quantize == "exl2":
+        raise ArgumentValidation("Sharding is currently not supported with `exl2` quantization")
 
 
 def _option(flag: TgiFlag) -> Option:
@@ -175,6 +172,7 @@ def _option(flag: TgiFlag) -> Option:
     return replace(
         own,
         name=flag.name,
+        kind=own.kind if flag.kind is TEXT else flag.kind,
         default=own.default if flag.default is None else flag.default,
         short=SHORT.get(flag.name),
         positional=False,

@@ -59,6 +59,9 @@ class ModelSettings:
     quantize: str | None = setting(None, NAME, "what to make of the weights, such as int8")
     kv_cache_dtype: str | None = setting(None, NAME, "what keys and values are kept in, such as u8")
     device: str | None = setting(None, NAME, "a device of the backend; default: its first")
+    num_shards: int | None = setting(
+        None, COUNT, "devices, or processes on a CPU, that share the model", flag="num-shard"
+    )
     max_sequence_tokens: int | None = setting(
         None, COUNT, "longest prompt and output; default: the model's", flag="max-total-tokens"
     )

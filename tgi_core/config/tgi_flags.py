@@ -15,8 +15,7 @@ ANY_NUMBER = whole_number(0)
 BOOL = Kind("{true,false}", SWITCH.read)
 """A switch whose flag takes a value."""
 
-_ONE_DEVICE = "a model runs on one device here"
-_NO_SHARDS = "there are no shards, so nothing talks to them"
+_NO_SHARDS = "shards find each other by themselves, and nobody else talks to them"
 _CONTINUOUS = "prompts run in the same steps as decoding, so neither waits for the other"
 _NO_KERNELS = "kernels belong to the backends here, and each chooses its own"
 _NO_TUNNEL = "there are no tunnels here, and those of TGI crash"
@@ -36,7 +35,7 @@ class TgiFlag:
     refused: str | None = None
     """Why nobody should believe that it has one."""
     kind: Kind = TEXT
-    """That of the option, if it sets one."""
+    """That of the option, if it sets one and nothing else is said."""
     default: Any = None
     help: str | None = None
     also: tuple[str, ...] = ()
@@ -58,8 +57,8 @@ FLAGS: tuple[TgiFlag, ...] = (
         default=2,
         idle="texts become tokens in as many threads as there is work for",
     ),
-    TgiFlag(name="sharded", kind=BOOL, idle=_ONE_DEVICE),
-    TgiFlag(name="num-shard", kind=ANY_NUMBER, also=("SM_NUM_GPUS",), idle=_ONE_DEVICE),
+    TgiFlag(name="sharded", kind=BOOL, idle="`--num-shard` says among how many devices"),
+    _same("num-shard", kind=ANY_NUMBER, also=("SM_NUM_GPUS",)),
     _same("quantize", also=("HF_MODEL_QUANTIZE",)),
     _same("speculate"),
     _same("dtype"),

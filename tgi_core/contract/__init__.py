@@ -66,11 +66,12 @@ from tgi_core.contract.image import EncodesImages, Image, ReadImage, StepImage
 from tgi_core.contract.memory import available_bytes
 from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
 from tgi_core.contract.peft import LinearShape, LoraAdapter, LowRank, read_peft
+from tgi_core.contract.plan import MemoryPlan, Planner
 from tgi_core.contract.queueing import QueuePolicy
 from tgi_core.contract.request import Feature, Grammar, GrammarKind, Request, StopRule
 from tgi_core.contract.result import HostLogits, PendingLogits, PendingTokens, SampledTokens
 from tgi_core.contract.sampling import SamplingBatch, SamplingParams
-from tgi_core.contract.sizes import SizeDefaults, Sizes, choose_sizes, step_limits
+from tgi_core.contract.sizes import SizeDefaults, Sizes, choose_sizes, plan_sizes, step_limits
 from tgi_core.contract.speculation import (
     Draft,
     Drafter,
@@ -147,12 +148,14 @@ __all__ = [
     "LoraAdapter",
     "LowRank",
     "Matcher",
+    "MemoryPlan",
     "Modality",
     "ModelCard",
     "ModelFiles",
     "ModelFormat",
     "PendingLogits",
     "PendingTokens",
+    "Planner",
     "PluginModule",
     "Pooling",
     "Probe",
@@ -194,6 +197,7 @@ __all__ = [
     "available_bytes",
     "check_contract",
     "choose_sizes",
+    "plan_sizes",
     "pooled",
     "read_peft",
     "step_limits",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tgi_core.contract.engine import Engine
+from tgi_core.contract.plan import Planner
 from tgi_core.contract.step import StepBackend
 
 
@@ -68,6 +69,8 @@ class LoadRequest:
     kv_cache_dtype: str | None = None
     """What keys and values are kept in, in the backend's own words."""
     device: str | None = None
+    num_shards: int | None = None
+    """Devices, or processes, that share the model."""
     max_rows: int | None = None
     """Most sequences that should run at once."""
     max_sequence_tokens: int | None = None
@@ -147,6 +150,10 @@ class BackendSpec:
     description: str = ""
     convert: Converter | None = None
     """What `tgi convert` runs, for backends that work ahead of time."""
+    shards: bool = False
+    """Whether it heeds `LoadRequest.num_shards`; core refuses more than one for it otherwise."""
+    plan: Planner | None = None
+    """What `tgi plan` runs; may import the device library."""
 
 
 class PluginModule(Protocol):

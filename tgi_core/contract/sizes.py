@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tgi_core.contract.backend import LoadRequest
 from tgi_core.contract.capabilities import ANY_LENGTH, Capabilities, Fork, LogitsRows
@@ -130,6 +130,41 @@ def step_limits(request: LoadRequest, defaults: SizeDefaults) -> tuple[int, int]
     """Most rows and most tokens in a step: what is asked for, or what suits the device."""
     max_rows = request.max_rows or defaults.rows
     return max_rows, request.max_step_tokens or max(defaults.step_tokens, max_rows)
+
+
+def plan_sizes(
+    request: LoadRequest,
+    *,
+    cell_bytes: int,
+    block_tokens: int,
+    free_bytes: int,
+    longest: int | None,
+) -> Sizes:
+    """What `choose_sizes` chooses; where it would say that memory does not suffice, what was asked
+    for, or the least cache that is of any use.
+
+    Raises:
+        DoesNotFit: a sequence is longer than the cache that was asked for.
+        UsageError: see `choose_sizes`.
+    """
+    try:
+        return choose_sizes(
+            request,
+            cell_bytes=cell_bytes,
+            block_tokens=block_tokens,
+            free_bytes=free_bytes,
+            longest=longest,
+        )
+    except DoesNotFit:
+        least = min(longest or _LEAST_SEQUENCE_TOKENS, _LEAST_SEQUENCE_TOKENS)
+        cache_tokens = request.cache_tokens or request.max_sequence_tokens or least
+        return choose_sizes(
+            replace(request, cache_tokens=cache_tokens),
+            cell_bytes=cell_bytes,
+            block_tokens=block_tokens,
+            free_bytes=(cache_tokens + block_tokens) * cell_bytes,
+            longest=longest,
+        )
 
 
 def _affordable_tokens(

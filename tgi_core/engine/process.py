@@ -23,6 +23,7 @@ from tgi_core.errors import SetupError, UsageError
 from tgi_core.ipc.messages import Loading, Ready, SetupFailed, Start
 from tgi_core.ipc.server import EngineSocket
 from tgi_core.observe.logging import configure_logging
+from tgi_core.plugin.choose import refuse_shards
 from tgi_core.plugin.manager import Plugins
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
         start.watermark_gamma, start.watermark_delta, start.watermark_key
     )
     spec = plugins.backend(start.load.model, start.backend)
+    refuse_shards(spec, start.load.num_shards)
     backend = spec.create()
     if spec.kind is BackendKind.ENGINE:
         return backend, spec  # type: ignore[return-value]

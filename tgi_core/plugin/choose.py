@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from tgi_core.contract import BackendSpec, ModelFiles, ModelFormat, Probe, Verdict
-from tgi_core.errors import BackendUnavailable, PluginError, UnknownPlugin
+from tgi_core.errors import BackendUnavailable, PluginError, UnknownPlugin, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,19 @@ def probe(spec: BackendSpec) -> Probe:
             available=False, reason=f"its probe returned a {type(found).__name__}, not a Probe"
         )
     return found
+
+
+def refuse_shards(spec: BackendSpec, num_shards: int | None) -> None:
+    """Refuses several devices for a backend that uses one.
+
+    Raises:
+        UsageError: with what to do.
+    """
+    if (num_shards or 1) > 1 and not spec.shards:
+        raise UsageError(
+            f"the backend {spec.name} runs a model on one device, and --num-shard asks for "
+            f"{num_shards}: leave it out, or choose another backend with --backend, such as torch."
+        )
 
 
 def _tell_who_was_better(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pluggy
@@ -172,6 +173,18 @@ class Plugins:
             f"{reference!r} is neither a model folder nor a GGUF file on this machine, nor "
             "anything else that an installed plugin can resolve."
         )
+
+    def model_heads(self, reference: str, revision: str | None, folder: Path) -> ModelFiles:
+        """Hook `tgi_model_heads`: the files that a reference stands for, weights perhaps left out.
+
+        Raises:
+            ModelNotFound: no plugin knows the reference, or it leads nowhere.
+        """
+        asked = {"reference": reference, "revision": revision, "folder": folder}
+        for source, answer in self._answers("tgi_model_heads", **asked):
+            if answer is not None:
+                return check_type(source, "tgi_model_heads", answer, ModelFiles)
+        return self.model_source(reference, revision)
 
     def load_tokenizer(self, files: ModelFiles) -> Tokenizer | None:
         """Hook `tgi_load_tokenizer`: the model's tokenizer, or None if no plugin can load it."""

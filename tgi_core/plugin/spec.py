@@ -12,6 +12,7 @@ from tgi_core.plugin import hookspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tgi_core.contract import (
         Adjustment,
@@ -56,6 +57,22 @@ def tgi_model_source(reference: str, revision: str | None) -> ModelFiles | None:
         def tgi_model_source(reference):
             if reference.startswith("s3://"):
                 return fetch(reference)
+    """
+
+
+@hookspec(firstresult=True)
+def tgi_model_heads(reference: str, revision: str | None, folder: Path) -> ModelFiles | None:
+    """The process of a command. Like `tgi_model_source`, but nobody will read a weight.
+
+    Files that say what a model is must be whole; of files of weights the beginning, which says
+    which tensors there are, is enough if the size is right. `folder` is empty, and for you to
+    write to. None leaves it to the next plugin; if all do, `tgi_model_source` is asked.
+
+    Example:
+        @hookimpl
+        def tgi_model_heads(reference, folder):
+            if reference.startswith("s3://"):
+                return fetch_beginnings(reference, folder)
     """
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import llama_cpp.llama_cpp as llama
@@ -28,6 +30,7 @@ class LlamaLog:
     def __init__(self) -> None:
         self._complaints: deque[str] = deque(maxlen=8)
         self._level = logging.DEBUG
+        self._lines: list[str] | None = None
         # ctypes needs the callback to stay alive for as long as the library may call it
         self._callback = llama.llama_log_callback(self._receive)
         llama.llama_log_set(self._callback, ctypes.c_void_p(0))
@@ -40,6 +43,15 @@ class LlamaLog:
         """The errors since `forget` in llama.cpp's own words; says so if there were none."""
         return "; ".join(self._complaints) or "llama.cpp gave no reason"
 
+    @contextmanager
+    def overheard(self) -> Iterator[list[str]]:
+        """All that llama.cpp says meanwhile, line by line."""
+        self._lines = lines = []
+        try:
+            yield lines
+        finally:
+            self._lines = None
+
     def warn(self, message: str) -> None:
         """Logs a warning of this backend beside llama.cpp's."""
         _LOGGER.warning("%s", message)
@@ -51,6 +63,8 @@ class LlamaLog:
         line = text.decode("utf-8", "replace").strip()
         if line.strip("."):  # the rest is llama.cpp's progress bar
             _LOGGER.log(self._level, "%s", line)
+            if self._lines is not None:
+                self._lines.append(line)
             if self._level == logging.ERROR:
                 self._complaints.append(line)
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tgi_core.contract import BackendSpec, ModelFiles, ModelFormat, Probe, StepBackend, Verdict
+from tgi_core.contract import (
+    BackendSpec,
+    LoadRequest,
+    MemoryPlan,
+    ModelFiles,
+    ModelFormat,
+    Probe,
+    StepBackend,
+    Verdict,
+)
 from tgi_core.plugin import hookimpl
 
 
@@ -16,6 +25,7 @@ def tgi_backend() -> BackendSpec:
         accepts=_accepts,
         create=_create,
         description="GGUF models through llama.cpp, without torch",
+        plan=_plan,
     )
 
 
@@ -35,3 +45,9 @@ def _create() -> StepBackend:
     from tgi_backend_llamacpp.backend import LlamaCppBackend
 
     return LlamaCppBackend()
+
+
+def _plan(request: LoadRequest, memory_bytes: int | None) -> MemoryPlan:
+    from tgi_backend_llamacpp.plan import plan_model
+
+    return plan_model(request, memory_bytes)

@@ -39,11 +39,11 @@ class Checkpoint:
             return torch.bfloat16
         return max(self.num_numbers, key=lambda dtype: self.num_numbers[dtype])
 
-    def read(self, dtype: torch.dtype, progress: Progress) -> dict[str, Tensor]:
+    def read(self, dtype: torch.dtype | None, progress: Progress) -> dict[str, Tensor]:
         """All tensors, in the dtype that the files hold them in.
 
         Those that are of `dtype` already are copied into memory. The others stay mapped, because
-        whoever converts them makes the copy.
+        whoever converts them makes the copy; for None all of them do.
 
         Raises:
             BadModel: a file cannot be read.
@@ -66,6 +66,17 @@ class Checkpoint:
         # headers are part of the files, but of no tensor
         progress("loading weights", self.num_bytes, self.num_bytes, "bytes")
         return tensors
+
+
+@dataclass(frozen=True, slots=True)
+class MappedWeights:
+    """The tensors of a checkpoint, none of which is copied into memory before it is used."""
+
+    checkpoint: Checkpoint
+
+    def read(self, dtype: torch.dtype, progress: Progress) -> dict[str, Tensor]:
+        """All tensors, in the dtype that the files hold them in; see `Checkpoint.read`."""
+        return self.checkpoint.read(None, progress)
 
 
 def find_checkpoint(folder: Path) -> Checkpoint:

@@ -7,6 +7,7 @@ how much memory there is and what computes attention, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.group import Group, connect_on_this_host
 from tgi_backend_torch.linear import can_pack, pack_linears
 from tgi_core.contract import Capabilities, SizeDefaults, available_bytes
 from tgi_core.errors import UsageError
@@ -103,6 +105,18 @@ class Device(Protocol):
         ...
 
 
+class DeviceOfRanks(Device, Protocol):
+    """A device of which several ranks may each have one, or a part."""
+
+    def of_rank(self, rank: int, size: int) -> Device:
+        """That of one of so many ranks."""
+        ...
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """Connects the ranks; see `connect_on_this_host`."""
+        ...
+
+
 class CpuDevice:
     """The host's processor and memory."""
 
@@ -118,6 +132,10 @@ class CpuDevice:
             raise UsageError(
                 f"the torch backend has no options, and was given {', '.join(options)}."
             )
+
+    def __init__(self, num_ranks: int = 1) -> None:
+        """`num_ranks`: how many processes of ours share the memory."""
+        self._num_ranks = num_ranks
 
     @property
     def computes_bfloat16(self) -> bool:
@@ -142,7 +160,15 @@ class CpuDevice:
 
     def free_bytes(self) -> int:
         """What the kernel says is available, within the limit of the control group."""
-        return available_bytes()
+        return available_bytes() // self._num_ranks
+
+    def of_rank(self, rank: int, size: int) -> CpuDevice:
+        """All ranks are on this host, and share its memory."""
+        return CpuDevice(size)
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """By gloo."""
+        return connect_on_this_host(meeting_point, rank, size)
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
         """Packs the weights of linear layers."""

@@ -23,7 +23,7 @@ from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.loader import load_model, longest_sequence, read_config
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import longest_text, read_pooling
-from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_unknown
+from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_shards, refuse_unknown
 from tgi_core.contract import (
     BackendStats,
     Capabilities,
@@ -63,6 +63,7 @@ class EncoderBackend:
         """Reads the weights; see `StepBackend.load`. There are no options, and no cache."""
         device = self._device
         refuse_unknown(request, device)
+        refuse_shards(request)
         if request.num_threads is not None:
             torch.set_num_threads(request.num_threads)
         folder = request.model.path

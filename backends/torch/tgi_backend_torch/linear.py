@@ -15,6 +15,12 @@ _TYPICAL_ROWS = 32
 """oneDNN chooses the arrangement for this many rows; it serves 1 and 512 well too."""
 
 
+@torch.library.register_fake("mkldnn::_reorder_linear_weight")  # type: ignore[untyped-decorator]
+def _packed_shape(weight: Tensor, rows: int | None = None) -> Tensor:
+    """What a plan, which computes nothing, should think of packing."""
+    return torch.empty_like(weight)
+
+
 class PackedLinear(nn.Module):
     """Computes what an `nn.Linear` computes, without gradients."""
 

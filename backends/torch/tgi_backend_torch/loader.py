@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tgi_backend_torch.checkpoint import Checkpoint
+from tgi_backend_torch.checkpoint import Checkpoint, MappedWeights
 from tgi_backend_torch.vision import attention_of, seeing_class
 from tgi_core.contract import Progress
 from tgi_core.errors import BadModel, UnsupportedModel
@@ -121,7 +121,7 @@ def _causal_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 def load_model(
     cls: type[PreTrainedModel],
     config: PretrainedConfig,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | MappedWeights,
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress,
@@ -176,6 +176,18 @@ def load_model(
         )
     placed: PreTrainedModel = model.to(device).eval()
     return placed
+
+
+def empty_model(
+    cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
+    """What `load_model` makes, without its weights; to be called where tensors take no memory."""
+    construct: Any = cls._from_config
+    with quiet():
+        model: PreTrainedModel = construct(
+            config, dtype=dtype, attn_implementation=attention_of(config)
+        )
+    return model.eval()
 
 
 def longest_sequence(config: PretrainedConfig, *, windowed: bool) -> int | None:

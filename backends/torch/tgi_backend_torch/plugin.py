@@ -5,6 +5,8 @@ from __future__ import annotations
 from tgi_backend_torch.sentences import embeds_only
 from tgi_core.contract import (
     BackendSpec,
+    LoadRequest,
+    MemoryPlan,
     ModelFiles,
     ModelFormat,
     Probe,
@@ -40,11 +42,18 @@ def probe() -> Probe:
     return probe_cpu()
 
 
+def plan(request: LoadRequest, memory_bytes: int | None) -> MemoryPlan:
+    """What a model will take; imports torch."""
+    from tgi_backend_torch.plan import plan_model
+
+    return plan_model(request, memory_bytes)
+
+
 def create() -> StepBackend:
     """A backend with no model in it yet."""
-    from tgi_backend_torch.runner import TorchBackend
+    from tgi_backend_torch.ranks import RankedBackend
 
-    return TorchBackend()
+    return RankedBackend()
 
 
 @hookimpl
@@ -58,4 +67,6 @@ def tgi_backend() -> BackendSpec:
         create=create,
         priority=0,
         description="transformers models on the CPU",
+        shards=True,
+        plan=plan,
     )

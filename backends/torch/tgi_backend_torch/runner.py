@@ -21,16 +21,19 @@ from tgi_backend_torch.checkpoint import find_checkpoint
 from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.group import Alone, Meeting
 from tgi_backend_torch.heads import MedusaHeads
 from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
 from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embeds_only, read_pooling
-from tgi_backend_torch.trial import try_hidden, try_largest, try_model
+from tgi_backend_torch.shards import Cuts, connect_layers, load_part
+from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
 from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
 from tgi_backend_torch.wishes import (
     check_weights_fit,
     choose_dtype,
+    refuse_shards,
     refuse_unknown,
 )
 from tgi_core.contract import (
@@ -47,6 +50,7 @@ from tgi_core.contract import (
     Pooling,
     Progress,
     ReadImage,
+    Sizes,
     Step,
     TwoWay,
     choose_sizes,
@@ -61,7 +65,7 @@ logger = logging.getLogger(__name__)
 _MAX_ADAPTER_RANK = 256
 _WHOLE_PROMPT_TOKENS = 4096
 """Tokens in a step of a model that computes prompts with images at once."""
-_WARM_UP_LENGTHS = (64, 1)
+WARM_UP_LENGTHS = (64, 1)
 """Enough to take the way of a long row; the length makes no kernel faster later."""
 
 
@@ -103,8 +107,9 @@ class TorchBackend:
     Device packages pass their device.
     """
 
-    def __init__(self, device: Device | None = None) -> None:
+    def __init__(self, device: Device | None = None, meeting: Meeting | None = None) -> None:
         self._device: Device = device or CpuDevice()
+        self._meeting: Meeting = meeting or Alone()
         self._loaded: _Loaded | None = None
         self._heads: MedusaHeads | None = None
 
@@ -115,6 +120,7 @@ class TorchBackend:
         bfloat16 as `Device.default_dtype` says. Options are the device's.
         """
         refuse_unknown(request, self._device)
+        refuse_shards(request, self._meeting.size)
         if embeds_only(request.model.path):
             raise UnsupportedModel(
                 f"{request.model.reference} only embeds texts: leave out --backend, or use "
@@ -129,20 +135,32 @@ class TorchBackend:
         two_way = two_way_of(config) if takes_images else TwoWay.NONE
         if two_way is TwoWay.PROMPTS and request.max_step_tokens is None:
             request = replace(request, max_step_tokens=_WHOLE_PROMPT_TOKENS)
-        model = self._weights(request, config, progress)
+        model, cuts = self._weights(request, config, progress)
         dtype = model.dtype
-        cache_dtype = device.cache_dtypes.get(request.kv_cache_dtype or "", dtype)
         device.prepare(model, dtype)
+        group = self._meeting.join()
+        if cuts is not None:
+            connect_layers(model, cuts, group, self._meeting.rank)
         trial = try_model(model)
-        hidden_size = try_hidden(model)
         sizes = choose_sizes(
             request,
-            cell_bytes=sum(layer.shape.numbers for layer in trial.layers) * cache_dtype.itemsize,
+            cell_bytes=trial.cell_numbers * self._cache_dtype(request, dtype).itemsize,
             block_tokens=BLOCK_TOKENS,
-            free_bytes=max(0, device.free_bytes() - self._peak_bytes(model, request)),
+            free_bytes=group.least(max(0, device.free_bytes() - self._peak_bytes(model, request))),
             longest=longest_sequence(config, windowed=trial.windowed),
             defaults=device.size_defaults,
         )
+        return self.take(model, trial, sizes, request)
+
+    def take(
+        self, model: PreTrainedModel, trial: Trial, sizes: Sizes, request: LoadRequest
+    ) -> Capabilities:
+        """Makes the cache of a model and connects the two: all of `load` but the weights."""
+        device, dtype, config = self._device, model.dtype, model.config
+        takes_images = device.takes_images and sees(config, request.model.path)
+        two_way = two_way_of(config) if takes_images else TwoWay.NONE
+        hidden_size = try_hidden(model)
+        cache_dtype = self._cache_dtype(request, dtype)
         cache = PagedCache(
             [layer.shape for layer in trial.layers],
             sizes.num_blocks,
@@ -182,19 +200,31 @@ class TorchBackend:
 
     def _weights(
         self, request: LoadRequest, config: PretrainedConfig, progress: Progress
-    ) -> PreTrainedModel:
-        """The model, on the device."""
+    ) -> tuple[PreTrainedModel, Cuts | None]:
+        """The model, on the device; or this rank's part of it, and how it was cut."""
         cls = model_class(config)
         checkpoint = find_checkpoint(request.model.path)
+        rank, size = self._meeting.rank, self._meeting.size
         dtype = choose_dtype(request.dtype, checkpoint, self._device)
-        check_weights_fit(checkpoint, dtype, self._device)
+        check_weights_fit(checkpoint, dtype, self._device, size)
         device = self._device.torch_device
-        return load_model(cls, config, checkpoint, dtype, device, progress)
+        if size == 1:
+            return load_model(cls, config, checkpoint, dtype, device, progress), None
+        return load_part(cls, config, checkpoint, dtype, device, progress, rank, size)
+
+    def _cache_dtype(self, request: LoadRequest, dtype: torch.dtype) -> torch.dtype:
+        """What keys and values are kept in."""
+        return self._device.cache_dtypes.get(request.kv_cache_dtype or "", dtype)
 
     def warm_up(self, progress: Progress) -> None:
         """A prefill and a decode step, so that kernels are chosen and weights are in memory."""
         self._here().computing.warm_up(progress)
-        warm_up_with(self, self._here().capabilities, _WARM_UP_LENGTHS, progress)
+        warm_up_with(self, self._here().capabilities, WARM_UP_LENGTHS, progress)
+
+    @property
+    def limits(self) -> Capabilities:
+        """What `load` returned."""
+        return self._here().capabilities
 
     def reserve(self, seq: int, length: int) -> bool:
         """Takes blocks, and copies the last one if it is shared."""

@@ -49,6 +49,11 @@ class Trial:
     """Linear layers that every token goes through, by name: those that an adapter may change."""
 
     @property
+    def cell_numbers(self) -> int:
+        """Numbers that the cache keeps of a token, in all layers."""
+        return sum(layer.shape.numbers for layer in self.layers)
+
+    @property
     def windowed(self) -> bool:
         """Whether any layer has a sliding window."""
         return any(layer.scoring.window is not None for layer in self.layers)
@@ -77,6 +82,25 @@ def try_model(model: PreTrainedModel) -> Trial:
     Raises:
         UnsupportedModel: the model cannot run in flat batches; says what gave it away.
     """
+    trial, logits = learn_layers(model)
+    difference = (logits[0] - logits[2]).abs().max()
+    if not difference <= _TOLERANCE[model.dtype] * logits.abs().max():
+        raise UnsupportedModel(
+            f"{type(model).__name__} carries something from token to token besides attention's "
+            "keys and values, so sequences cannot lie side by side in a batch."
+        )
+    return trial
+
+
+def learn_layers(model: PreTrainedModel) -> tuple[Trial, Tensor]:
+    """What the model is made of; a model without weights will do.
+
+    Returns:
+        With it the logits of three tokens, float32 (3, vocab).
+
+    Raises:
+        UnsupportedModel: not all its layers use attention as they must.
+    """
     name = type(model).__name__
     modules = list(model.modules())
     with _recorded(modules) as recorder, _counted(model) as calls:
@@ -94,13 +118,7 @@ def try_model(model: PreTrainedModel) -> Trial:
             raise UnsupportedModel(
                 f"{name} does not tell the attention interface how wide its sliding window is."
             )
-    difference = (logits[0] - logits[2]).abs().max()
-    if not difference <= _TOLERANCE[model.dtype] * logits.abs().max():
-        raise UnsupportedModel(
-            f"{name} carries something from token to token besides attention's keys and values, "
-            "so sequences cannot lie side by side in a batch."
-        )
-    return Trial(layers, logits.shape[-1], _adaptable(model, calls))
+    return Trial(layers, logits.shape[-1], _adaptable(model, calls)), logits
 
 
 @contextmanager

@@ -44,6 +44,19 @@ def refuse_unknown(request: LoadRequest, device: Device) -> None:
         raise UsageError(f"num_threads is {request.num_threads}; it must be at least 1.")
 
 
+def refuse_shards(request: LoadRequest, size: int = 1) -> None:
+    """Refuses any other number of ranks than there are.
+
+    Raises:
+        UsageError: with what to do.
+    """
+    if (request.num_shards or 1) != size:
+        raise UsageError(
+            f"{request.num_shards} devices were asked for, and this backend uses {size}: leave out "
+            "--num-shard, or choose another backend."
+        )
+
+
 def choose_dtype(wanted: DType | None, checkpoint: Checkpoint, device: Device) -> torch.dtype:
     """What to compute in: the wish, or what suits the checkpoint and the device.
 
@@ -59,13 +72,21 @@ def choose_dtype(wanted: DType | None, checkpoint: Checkpoint, device: Device) -
     return dtype
 
 
-def check_weights_fit(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> None:
+def check_weights_fit(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: Device, size: int = 1
+) -> None:
     """Compares the weights with the memory that is free, before they are read.
+
+    Args:
+        checkpoint: the weights.
+        dtype: what they will be kept in.
+        device: where.
+        size: how many ranks share them.
 
     Raises:
         DoesNotFit: with what to do.
     """
-    need = sum(checkpoint.num_numbers.values()) * dtype.itemsize
+    need = sum(checkpoint.num_numbers.values()) * dtype.itemsize // size
     free = device.free_bytes()
     if need > free:
         raise DoesNotFit(

@@ -98,8 +98,11 @@ def test_flags_become_settings():
             "json-output": True,
             "graceful-termination-timeout": "5",
             "backend": "fake",
+            "sharded": "true",
+            "num-shard": "2",
         }
     )
+    assert made.model.num_shards == 2
     assert (made.model.reference, made.model.revision) == ("org/m", "refs/pr/1")
     assert made.model.dtype is DType.BFLOAT16 and made.model.backend == "fake"
     assert (made.server.max_input_tokens, made.model.max_sequence_tokens) == (100, 200)
@@ -180,10 +183,6 @@ def test_levels_are_read_from_tgis_filters(log_filter, level):
         (
             {"num-shard": "2", "quantize": "exl2"},
             "Sharding is currently not supported with `exl2` quantization",
-        ),
-        (
-            {"num-shard": "2"},
-            "`num_shard` is 2, but no backend shares a model among devices yet",
         ),
         ({"validation-workers": "0"}, "`validation_workers` must be > 0"),
         ({"ngrok": True}, "`ngrok-authtoken` must be set when using ngrok tunneling"),

@@ -17,6 +17,7 @@ from tgi_core.errors import ArgumentValidation
 SETS = {
     "model-id": ("org/m", "org/m"),
     "revision": ("v1", "v1"),
+    "num-shard": ("2", 2),
     "quantize": ("int8", "int8"),
     "speculate": ("7", 7),
     "dtype": ("bfloat16", "bfloat16"),

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tgi_core.contract import BackendSpec, ModelFiles, ModelFormat, Probe, Verdict
-from tgi_core.errors import BackendUnavailable, PluginLoadError, UnknownPlugin
-from tgi_core.plugin.choose import choose_backend, probe
+from tgi_core.errors import BackendUnavailable, PluginLoadError, UnknownPlugin, UsageError
+from tgi_core.plugin.choose import choose_backend, probe, refuse_shards
 from tgi_core.testing.fake import FakeBackend
 
 FOLDER = ModelFiles(reference="org/model", path=Path("model"), format=ModelFormat.SAFETENSORS)
@@ -125,3 +126,11 @@ def test_a_better_backend_that_was_passed_over_is_named_with_its_reason(caplog):
     with caplog.at_level("INFO", "tgi_core.plugin.choose"):
         assert choose_backend(FOLDER, None, backends).name == "any"
     assert caplog.messages == ["any serves the model, not fast: fast wants other files"]
+
+
+def test_several_devices_are_refused_for_a_backend_that_uses_one():
+    one, many = spec("one"), replace(spec("many"), shards=True)
+    for backend, number in ((one, None), (one, 1), (many, 2)):
+        refuse_shards(backend, number)
+    with pytest.raises(UsageError, match=r"one runs a model on one device, .* asks for 2"):
+        refuse_shards(one, 2)

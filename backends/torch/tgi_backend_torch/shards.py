@@ -1,0 +1,266 @@
+"""Cuts a model into the parts that its ranks compute, by the plan that comes with its class.
+
+transformers says for each layer of many families how it can be cut (`tp_plan`). A layer that is cut
+along its outputs gives each rank some heads or some features; the next one is cut along its inputs,
+and the sum over all ranks is the whole layer's output. What a plan leaves out each rank has whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from tgi_backend_torch.checkpoint import Checkpoint, MappedWeights
+from tgi_backend_torch.group import Group
+from tgi_backend_torch.loader import empty_model, load_model
+from tgi_core.contract import Progress
+from tgi_core.errors import UnsupportedModel
+
+
+class Style(Enum):
+    """transformers' words for how a layer, or a parameter of one, is cut."""
+
+    OUTPUTS = "colwise"
+    INPUTS = "rowwise"
+    JOINED_OUTPUTS = "colwise_gather_output"
+    """The ranks' outputs are put together again."""
+    SPLIT_INPUTS = "rowwise_split_input"
+    """Each rank takes its part of an input that all have."""
+    TWO_OUTPUTS = "packed_colwise"
+    """Two matrices in one, each of which is cut along its outputs."""
+    EXPERTS = "moe_tp_experts"
+    """Each rank has a part of each expert, cut along the features in its middle."""
+    WHOLE = "replicated_with_grad_allreduce"
+    WHOLE_LATENT = "mla_kv_a_proj"
+    WHOLE_EMBEDDING = "embedding_rowwise"
+    """Could be cut as well; each rank has it whole, and needs nobody to look a token up."""
+
+
+_WHOLE = (Style.WHOLE, Style.WHOLE_LATENT, Style.WHOLE_EMBEDDING)
+_SUMMED = (Style.INPUTS, Style.SPLIT_INPUTS, Style.EXPERTS)
+_OPTIONAL = (Style.JOINED_OUTPUTS, Style.SPLIT_INPUTS)
+"""May as well stay whole, as what comes out is whole."""
+_KEY_VALUE = ("k_proj", "v_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What one rank has of a parameter."""
+
+    dim: int
+    ranges: tuple[tuple[int, int], ...]
+    """From and to, along `dim`."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """A view if there is one range, else a copy."""
+        parts = [tensor.narrow(self.dim, begin, end - begin) for begin, end in self.ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, self.dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """How one rank computes its part of a model."""
+
+    pieces: Mapping[str, Pieces | None]
+    """By name of the parameter; None: this rank goes without. What is not named is whole."""
+    styles: Mapping[str, Style]
+    """Of the layers where ranks have to exchange something, by name."""
+
+
+def check_shards(cls: type[PreTrainedModel], config: PretrainedConfig, size: int) -> None:
+    """Looks whether a model can be cut for so many ranks, before any weight is read.
+
+    Raises:
+        UnsupportedModel: see `plan_cuts`.
+    """
+    with torch.device("meta"):
+        plan_cuts(empty_model(cls, config, torch.bfloat16), 0, size)
+
+
+def load_part(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress,
+    rank: int,
+    size: int,
+) -> tuple[PreTrainedModel, Cuts]:
+    """As `load_model`, with one rank's part of the weights, and how they were cut.
+
+    The files stay mapped until the part is copied, so what others have is not read, unless
+    transformers must put tensors together first, as it does with those of single experts.
+    """
+    # in another dtype the whole model would be converted, and so be in memory
+    held = dtype if len(checkpoint.num_numbers) > 1 else checkpoint.dtype
+    cpu = torch.device("cpu")
+    model = load_model(cls, config, MappedWeights(checkpoint), held, cpu, progress)
+    cuts = plan_cuts(model, rank, size)
+    cut_model(model, cuts, dtype)
+    placed: PreTrainedModel = model.to(device)
+    return placed, cuts
+
+
+def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
+    """How a rank's part of a model is cut; weights are not needed.
+
+    Raises:
+        UnsupportedModel: the model has no plan, or one that cannot be kept with so many ranks.
+    """
+    plan = _plan_of(model)
+    pieces: dict[str, Pieces | None] = {}
+    styles: dict[str, Style] = {}
+    for name, module in model.named_modules():
+        style = plan.get(_pattern(name))
+        if style is None or style in _WHOLE:
+            continue
+        if style is not Style.EXPERTS:
+            cut = _cut_linear(model, name, module, style, rank, size)
+            if cut is None:
+                continue
+            pieces.update(cut)
+        styles[name] = style
+    for name, parameter in model.named_parameters():
+        style = plan.get(_pattern(name))
+        if style is not None and style not in _WHOLE:
+            transposed = bool(
+                getattr(model.get_submodule(name.rpartition(".")[0]), "is_transposed", False)
+            )
+            pieces[name] = _cut_experts(name, parameter, style, transposed, rank, size)
+    return Cuts(pieces, styles)
+
+
+def cut_model(model: PreTrainedModel, cuts: Cuts, dtype: torch.dtype) -> None:
+    """Replaces all parameters by this rank's pieces of them, as copies in `dtype`."""
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        module_name, _, attribute = name.rpartition(".")
+        module = model.get_submodule(module_name)
+        piece = cuts.pieces.get(name, _EVERYTHING)
+        if piece is None:
+            setattr(module, attribute, None)
+            continue
+        part = parameter.detach() if piece is _EVERYTHING else piece.of(parameter.detach())
+        copy = part.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        setattr(module, attribute, nn.Parameter(copy, requires_grad=False))
+        if attribute == "weight" and isinstance(module, nn.Linear):
+            module.out_features, module.in_features = copy.shape
+
+
+_EVERYTHING = Pieces(0, ())
+
+
+def connect_layers(model: PreTrainedModel, cuts: Cuts, group: Group, rank: int) -> None:
+    """Lets the layers of a cut model exchange what they must."""
+    for name, style in cuts.styles.items():
+        module = model.get_submodule(name)
+        if style is Style.SPLIT_INPUTS:
+            module.register_forward_pre_hook(_splitting(group, rank))
+        if style in _SUMMED:
+            module.register_forward_hook(lambda module, inputs, output: group.sum(output))
+        elif style is Style.JOINED_OUTPUTS:
+            module.register_forward_hook(lambda module, inputs, output: group.join(output))
+
+
+def _splitting(group: Group, rank: int) -> Any:
+    def split(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        width = inputs[0].shape[-1] // group.size
+        return (inputs[0].narrow(-1, rank * width, width), *inputs[1:])
+
+    return split
+
+
+def _plan_of(model: PreTrainedModel) -> dict[str, Style]:
+    told: Mapping[str, str] = model.tp_plan or {}
+    name = type(model).__name__
+    if not any(".*." in pattern for pattern in told):
+        raise UnsupportedModel(
+            f"transformers has no plan for sharing a {name} among several devices: leave out "
+            "--num-shard."
+        )
+    known = {style.value for style in Style}
+    if strange := sorted(set(told.values()) - known):
+        raise UnsupportedModel(
+            f"the plan for sharing a {name} among several devices has layers of the kind "
+            f"{', '.join(strange)}, which the torch backend does not know: leave out --num-shard."
+        )
+    return {pattern: Style(style) for pattern, style in told.items()}
+
+
+def _cut_linear(
+    model: PreTrainedModel, name: str, module: nn.Module, style: Style, rank: int, size: int
+) -> dict[str, Pieces | None] | None:
+    """Pieces of a linear layer; None if it stays whole."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
+    if style in (Style.INPUTS, Style.SPLIT_INPUTS):
+        width = weight.shape[1]
+        if style in _OPTIONAL and width % size:
+            return None
+        part = _part(name, width, width, rank, size)
+        # the sum must hold the bias once
+        biases = {} if bias is None or rank == 0 else {bias: None}
+        return {f"{name}.weight": Pieces(1, (part,)), **biases}
+    width = weight.shape[0]
+    if style in _OPTIONAL and width % size:
+        return None
+    part = _part(name, width, _units(model, name, width), rank, size)
+    biases = {} if bias is None else {bias: Pieces(0, (part,))}
+    return {f"{name}.weight": Pieces(0, (part,)), **biases}
+
+
+def _units(model: PreTrainedModel, name: str, width: int) -> int:
+    """How many equal parts a layer's outputs have that must not be cut: heads, or features."""
+    parent, _, own = name.rpartition(".")
+    if not parent.endswith(("attn", "attention")):
+        return width
+    text: Any = model.config.get_text_config()
+    heads: int = text.num_attention_heads
+    if own in _KEY_VALUE:
+        heads = getattr(text, "num_key_value_heads", None) or heads
+    return heads
+
+
+def _part(name: str, width: int, units: int, rank: int, size: int) -> tuple[int, int]:
+    """What a rank has of `units` equal parts of something. Of fewer than there are ranks several
+    ranks have the same one.
+    """
+    shared = name.endswith(_KEY_VALUE) and units < size and size % units == 0
+    if width % units or (units % size and not shared):
+        unit = "features" if units == width else "heads"
+        raise UnsupportedModel(
+            f"{name} has {units} {unit}, which cannot be shared among {size} devices: choose "
+            "another --num-shard."
+        )
+    wide = width // units
+    if shared:
+        begin = rank * units // size
+        return begin * wide, (begin + 1) * wide
+    return rank * units // size * wide, (rank + 1) * units // size * wide
+
+
+def _cut_experts(
+    name: str, parameter: Tensor, style: Style, transposed: bool, rank: int, size: int
+) -> Pieces:
+    """Pieces of all experts' matrices, (experts, outputs, inputs) or transposed."""
+    along_outputs = style is Style.TWO_OUTPUTS
+    dim = parameter.dim() - (2 if along_outputs != transposed else 1)
+    width = parameter.shape[dim]
+    if not along_outputs:
+        return Pieces(dim, (_part(name, width, width, rank, size),))
+    half = width // 2
+    begin, end = _part(name, half, half, rank, size)
+    return Pieces(dim, ((begin, end), (half + begin, half + end)))
+
+
+def _pattern(name: str) -> str:
+    """The name with numbers of layers left out, as in plans."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
