@@ -7,9 +7,10 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    # another test may have imported it, by way of torch
-    for name in [name for name in sys.modules if name.partition(".")[0] == "triton"]:
-        del sys.modules[name]
+    # another test may have imported it, by way of torch; its native part cannot be loaded twice
+    for name in [name for name in sys.modules if (name + ".").startswith("triton.")]:
+        if not (name + ".").startswith("triton._C."):
+            del sys.modules[name]
     pytest.MonkeyPatch().setenv("TRITON_INTERPRET", "1")
 
 
