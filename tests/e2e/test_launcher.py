@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -111,7 +110,7 @@ def test_a_container_of_sagemaker(fake_model: Path, tmp_path: Path) -> None:
     }
     info = run("launcher", [], variables, port, log)
     assert info["model_id"] == str(fake_model)
-    assert re.search(r" WARN .*SM_NUM_GPUS has no effect", log.read_text())
+    assert "num-shard=1 (SM_NUM_GPUS)" in log.read_text()
     assert 'host="0.0.0.0"' in log.read_text()
 
 

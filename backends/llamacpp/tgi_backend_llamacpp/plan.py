@@ -22,7 +22,7 @@ from tgi_core.errors import DoesNotFit
 
 _BUFFER = re.compile(r"(?:compute|output) buffer size = +([\d.]+) MiB")
 _TRIED = (512, 1024)
-"""Cells of the contexts that are made."""
+"""Cells of the contexts that are made, or of each of their streams."""
 _SMALL_CACHE = {"type_k": "q8_0", "type_v": "q8_0"}
 
 
@@ -38,17 +38,24 @@ def plan_model(request: LoadRequest, memory_bytes: int | None) -> MemoryPlan:
         weights_bytes = llama.llama_model_size(model)
         trained_tokens = llama.llama_model_n_ctx_train(model)
         per_token = cache_bytes_per_token(header, options)
-        sizes = _sizes(request, per_token, trained_tokens, memory_bytes - weights_bytes)
-        small, large = (_step_bytes(model, sizes, options, cells) for cells in _TRIED)
+        sizes = _sizes(
+            request,
+            per_token,
+            trained_tokens,
+            memory_bytes - weights_bytes,
+            windowed=llama.llama_model_n_swa(model) > 0,
+        )
+        tried = [each * max(1, sizes.num_streams) for each in _TRIED]
+        small, large = (_step_bytes(model, sizes, options, cells) for cells in tried)
     cells = sizes.cache_tokens
-    slope = (large - small) / (_TRIED[1] - _TRIED[0])
+    slope = (large - small) / (tried[1] - tried[0])
     return MemoryPlan(
         device="llama.cpp",
         weights=header.text("general.name") or "as in the file",
         weights_bytes=weights_bytes,
         cache_bytes=int(cells * per_token),
         cell_bytes=int(per_token),
-        step_bytes=int(small + slope * (cells - _TRIED[0])),
+        step_bytes=int(small + slope * (cells - tried[0])),
         memory_bytes=memory_bytes,
         cache_tokens=cells,
         max_rows=sizes.max_rows,
@@ -61,14 +68,18 @@ def plan_model(request: LoadRequest, memory_bytes: int | None) -> MemoryPlan:
     )
 
 
-def _sizes(request: LoadRequest, per_token: float, trained_tokens: int, free_bytes: int) -> Sizes:
+def _sizes(
+    request: LoadRequest, per_token: float, trained_tokens: int, free_bytes: int, *, windowed: bool
+) -> Sizes:
     def choose(wish: LoadRequest) -> Sizes:
         return choose_sizes(
             wish,
             bytes_per_token=per_token,
             trained_tokens=trained_tokens,
             available_bytes=max(0, free_bytes),
-            most_sequences=llama.llama_max_parallel_sequences(),
+            most_sequences=llama.llama_max_parallel_sequences() // (2 if windowed else 1),
+            # as when it is loaded; a plan is one for the CPU
+            streams_allowed=not windowed,
         )
 
     try:

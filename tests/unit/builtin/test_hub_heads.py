@@ -71,7 +71,9 @@ def test_a_gguf_file_on_the_hub_is_planned_from_its_head(tmp_path):
     with path.open("r+b") as file:
         file.truncate(40 << 20)
     with hub_of({"tiny.gguf": path.read_bytes()}) as hub:
-        far, near = (plan(which, hub, tmp_path) for which in ("org/tiny/tiny.gguf", path))
+        far, near = (
+            plan(which, hub, tmp_path, "--memory", "8GiB") for which in ("org/tiny/tiny.gguf", path)
+        )
         assert far.returncode == 0, far.stderr
         assert {**json.loads(far.stdout), "model": ""} == {**json.loads(near.stdout), "model": ""}
         assert hub.bytes_sent <= 32 << 20

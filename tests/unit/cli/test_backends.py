@@ -4,7 +4,7 @@ from tgi_core.cli.app import main
 
 OURS = [
     part
-    for name in ("torch", "torch-encoder", "llamacpp", "openvino")
+    for name in ("torch", "torch-encoder", "llamacpp", "openvino", "cuda", "rocm")
     for part in ("--disable-plugin", name)
 ]
 
