@@ -18,7 +18,8 @@ from tests.e2e.test_server import streams
 from tests.servers import Server, running
 from tgi_core.testing.models import write_fake_model
 
-pytestmark = pytest.mark.slow
+# three processes that import torch at once: on two busy cores they have taken more than three minutes
+pytestmark = pytest.mark.long
 
 BODIES = [
     {"inputs": text, "parameters": {"max_new_tokens": 60, "ignore_eos_token": True}}
