@@ -186,6 +186,8 @@ def test_branches_that_are_told_apart_have_no_value_in_common(
     for value in values:
         try:
             assert not both.is_valid(value)
+        except RecursionError:  # a reference to itself
+            assume(False)
         except Exception as error:  # a reference to nothing
             assert "none" in str(error), error
 
