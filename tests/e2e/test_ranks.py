@@ -18,7 +18,7 @@ from tests.e2e.test_server import streams
 from tests.servers import Server, running
 from tgi_core.testing.models import write_fake_model
 
-# three processes that import torch at once: on two busy cores they have taken more than three minutes
+# three processes that import torch at once have taken more than three minutes on two busy cores
 pytestmark = pytest.mark.long
 
 BODIES = [
