@@ -249,8 +249,12 @@ def test_nobody_overtakes_a_request_that_waits_for_a_place(
     order = []
     for i, seed in enumerate((1, 2, 1)):
         engine.submit(replace(base, request_id=str(i), adapter=adapter(seed)))
-        for _ in range(3):
-            order += [e for e in engine.poll(0.01) if isinstance(e, RequestStarted)]
+        # its place is wanted only once it has been read, which takes as long as it takes
+        engine.load_adapter(adapter(seed))
+        events: list[Event] = []
+        while not any(isinstance(e, AdapterLoaded) for e in events):
+            events += engine.poll(0.01)
+        order += [e for e in events if isinstance(e, RequestStarted)]
     order += [e for e in events_of(engine) if isinstance(e, RequestStarted)]
     assert [e.request_id for e in order] == ["0", "1", "2"]
 
