@@ -13,7 +13,7 @@ BatchStats Distribution FinishedRequest FinishedSequence RequestSink CompiledGra
 GrammarCompiler GuidanceEngine Matcher Vocabulary warm_up_with Embedded Embedding Embeds Pooling
 PromptEmbedded pooled Adjustment Boost Command CommandTools
 TaggedArguments AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank
-read_peft SizeDefaults step_limits MemoryPlan Planner plan_sizes
+cpu_flags read_peft SizeDefaults step_limits MemoryPlan Planner plan_sizes
 EncodesImages Image ReadImage StepImage TwoWay
 Draft DraftSetup DraftWish Drafter HoldsHeads Speculator
 """.split()

@@ -62,8 +62,8 @@ from tgi_core.contract.guidance import (
     Matcher,
     Vocabulary,
 )
+from tgi_core.contract.host import available_bytes, cpu_flags
 from tgi_core.contract.image import EncodesImages, Image, ReadImage, StepImage
-from tgi_core.contract.memory import available_bytes
 from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
 from tgi_core.contract.peft import LinearShape, LoraAdapter, LowRank, read_peft
 from tgi_core.contract.plan import MemoryPlan, Planner
@@ -197,6 +197,7 @@ __all__ = [
     "available_bytes",
     "check_contract",
     "choose_sizes",
+    "cpu_flags",
     "plan_sizes",
     "pooled",
     "read_peft",

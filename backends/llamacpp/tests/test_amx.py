@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tgi_backend_llamacpp import probe as probe_module
-from tgi_backend_llamacpp.amx import BufferChoice, child_command, choose_buffers, cpu_flags
+from tgi_backend_llamacpp.amx import BufferChoice, child_command, choose_buffers
 from tgi_backend_llamacpp.probe import probe
 
 AMX = frozenset({"fpu", "amx_tile", "amx_int8"})
@@ -61,13 +61,6 @@ def test_the_real_child_decodes_the_tiny_quantized_model() -> None:
 
     assert choose_buffers(AMX, remember).extra_buffers
     assert "--no-extra-buffers" not in commands[0]
-
-
-def test_flags_are_read_from_cpuinfo(tmp_path: Path) -> None:
-    file = tmp_path / "cpuinfo"
-    file.write_text("processor\t: 0\nflags\t\t: fpu amx_tile\n\nprocessor\t: 1\nflags\t\t: x\n")
-    assert "amx_tile" in cpu_flags(file)
-    assert cpu_flags(tmp_path / "none") == frozenset()
 
 
 def test_the_probe_passes_the_note_on(monkeypatch: pytest.MonkeyPatch) -> None:

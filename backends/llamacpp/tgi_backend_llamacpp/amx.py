@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from tgi_backend_llamacpp.tiny_gguf import WeightType, write_tiny_model
+from tgi_core.contract import cpu_flags
 
 _TIMEOUT_S = 60
 
@@ -32,17 +33,6 @@ class BufferChoice:
     extra_buffers: bool
     note: str = ""
     """What an operator should know; empty if all is well."""
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The feature flags of the first CPU; none where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return next(
-        (frozenset(line.split()) for line in lines if line.startswith("flags")), frozenset()
-    )
 
 
 def child_command(model: Path, extra_buffers: bool) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 import openvino as ov
 
-from tgi_core.contract import DType
+from tgi_core.contract import DType, cpu_flags
 from tgi_core.errors import UnsupportedModel, UsageError
 
 logger = logging.getLogger(__name__)
@@ -68,16 +67,9 @@ def choose_threads(device: str, dtype: DType, wanted: int | None) -> int | None:
     half as many pairs of threads as there are threads, and dies of a division by zero if there is
     one thread.
     """
-    if device != "CPU" or dtype is DType.FLOAT32 or not _has_amx():
+    if device != "CPU" or dtype is DType.FLOAT32 or "amx_tile" not in cpu_flags():
         return wanted
     if (wanted or len(os.sched_getaffinity(0))) > 1:
         return wanted
     logger.warning("OpenVINO needs two threads for %s on a CPU with AMX", dtype.value)
     return 2
-
-
-def _has_amx() -> bool:
-    try:
-        return "amx_tile" in Path("/proc/cpuinfo").read_text()
-    except OSError:  # no Linux, so no telling
-        return False

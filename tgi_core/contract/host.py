@@ -1,4 +1,4 @@
-"""How much memory of the host this process may still take. Knows nothing of models."""
+"""What the host has: memory that may still be taken, and a CPU. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ def available_bytes(root: Path = Path("/")) -> int:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     left = _left_in_group(root / "sys/fs/cgroup")
     return free if left is None else max(0, min(free, left))
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the first CPU can do, as Linux calls it: "avx2", "amx_tile". Empty if nobody tells."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return next(
+        (frozenset(line.split()) for line in lines if line.startswith("flags")), frozenset()
+    )
 
 
 def _meminfo_available(meminfo: Path) -> int | None:
