@@ -131,9 +131,10 @@ class TorchBackend:
         device = self._device
         config = read_config(request.model.path)
         make_causal(config)
-        takes_images = device.takes_images and sees(config, request.model.path)
-        two_way = two_way_of(config) if takes_images else TwoWay.NONE
-        if two_way is TwoWay.PROMPTS and request.max_step_tokens is None:
+        if (
+            self._two_way(config, request.model.path) is TwoWay.PROMPTS
+            and request.max_step_tokens is None
+        ):
             request = replace(request, max_step_tokens=_WHOLE_PROMPT_TOKENS)
         model, cuts = self._weights(request, config, progress)
         dtype = model.dtype
@@ -156,9 +157,9 @@ class TorchBackend:
         self, model: PreTrainedModel, trial: Trial, sizes: Sizes, request: LoadRequest
     ) -> Capabilities:
         """Makes the cache of a model and connects the two: all of `load` but the weights."""
-        device, dtype, config = self._device, model.dtype, model.config
-        takes_images = device.takes_images and sees(config, request.model.path)
-        two_way = two_way_of(config) if takes_images else TwoWay.NONE
+        device, dtype = self._device, model.dtype
+        two_way = self._two_way(model.config, request.model.path)
+        takes_images = two_way is not None
         hidden_size = try_hidden(model)
         cache_dtype = self._cache_dtype(request, dtype)
         cache = PagedCache(
@@ -178,7 +179,7 @@ class TorchBackend:
             adapters=AdapterRows.ROW,
             embedding=_embedding(request.model.path, hidden_size),
             modalities=frozenset(Modality if takes_images else {Modality.TEXT}),
-            two_way=two_way,
+            two_way=two_way or TwoWay.NONE,
         )
         flat = FlatModel(model)
         computing = device.computing(flat, cache, capabilities)
@@ -211,6 +212,11 @@ class TorchBackend:
         if size == 1:
             return load_model(cls, config, checkpoint, dtype, device, progress), None
         return load_part(cls, config, checkpoint, dtype, device, progress, rank, size)
+
+    def _two_way(self, config: PretrainedConfig, folder: Path) -> TwoWay | None:
+        """Which tokens see those after them; None if the model takes text alone here."""
+        takes_images = self._device.takes_images and sees(config, folder)
+        return two_way_of(config) if takes_images else None
 
     def _cache_dtype(self, request: LoadRequest, dtype: torch.dtype) -> torch.dtype:
         """What keys and values are kept in."""
