@@ -4,13 +4,11 @@
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from tests.engines import generate, no_progress
 from tests.families import (
@@ -22,10 +20,9 @@ from tests.families import (
     make_model,
     request_for,
 )
-from tests.lora import two_adapters
+from tests.transformers_conformance import TransformersConformance
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
-    LoadRequest,
     Request,
     SampledTokens,
     SamplingBatch,
@@ -35,7 +32,7 @@ from tgi_core.contract import (
 )
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import OutOfMemory
-from tgi_core.testing.conformance import BackendConformance, SamplerConformance
+from tgi_core.testing.conformance import SamplerConformance
 
 ROOT = Path(__file__).parents[3]
 SMOLLM2 = ROOT / ".models" / "smollm2-135m-instruct"
@@ -46,29 +43,8 @@ pytestmark = [
 ]
 
 
-class TestConformance(BackendConformance):
+class TestConformance(TransformersConformance):
     module = "tgi_backend_cuda.plugin"
-    folder: Path
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def load_request(cls, tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
-        cls.folder = make_model(tmp_path_factory.mktemp("model"), FAMILIES["llama"]())
-        return request_for(cls.folder, max_rows=8, max_sequence_tokens=128, max_step_tokens=96)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def adapters(
-        cls, tmp_path_factory: pytest.TempPathFactory, load_request: LoadRequest
-    ) -> list[Path]:
-        return two_adapters(tmp_path_factory.mktemp("adapters"), load_request.model.path)
-
-    def reference_logits(self, tokens: Sequence[int]) -> np.ndarray:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            self.folder, dtype=torch.float32
-        ).eval()
-        with torch.inference_mode():
-            return model(torch.tensor([list(tokens)])).logits[0].numpy()
 
 
 class TestSampler(SamplerConformance):

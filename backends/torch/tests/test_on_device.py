@@ -12,12 +12,11 @@ from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.sampler import sample
 
 from tests.engines import generate, no_progress
-from tests.families import FAMILIES, VOCAB, make_model, request_for
-from tests.lora import two_adapters
+from tests.families import VOCAB, request_for
+from tests.transformers_conformance import TransformersConformance
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
     BackendSpec,
-    LoadRequest,
     Request,
     RequestFailed,
     SamplingParams,
@@ -26,10 +25,9 @@ from tgi_core.contract import (
 )
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.step_engine import StepEngine
-from tgi_core.testing.conformance import BackendConformance
 
 
-class TestSamplingTorch(BackendConformance):
+class TestSamplingTorch(TransformersConformance):
     module = plugin
     package = "tgi_backend_torch"
 
@@ -37,21 +35,6 @@ class TestSamplingTorch(BackendConformance):
     @classmethod
     def spec(cls) -> BackendSpec:
         return replace(plugin.tgi_backend(), create=SamplingTorchBackend)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def load_request(cls, tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
-        folder = make_model(tmp_path_factory.mktemp("model"), FAMILIES["llama"]())
-        return request_for(
-            folder, max_rows=8, max_sequence_tokens=128, max_step_tokens=96, num_threads=1
-        )
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def adapters(
-        cls, tmp_path_factory: pytest.TempPathFactory, load_request: LoadRequest
-    ) -> list[Path]:
-        return two_adapters(tmp_path_factory.mktemp("adapters"), load_request.model.path)
 
 
 def engine_over(backend: TorchBackend, folder: Path, **limits) -> StepEngine:
