@@ -250,7 +250,7 @@ def test_traces_reach_a_collector_as_children_of_the_clients(
         with serve(str(model), "--backend", "fake", *flags) as server:
             request = urllib.request.Request(
                 server.url + "/v1/completions",
-                json.dumps({"prompt": "x", "max_tokens": 5}).encode(),
+                json.dumps({"prompt": "x", "max_tokens": 5, "temperature": 0}).encode(),
                 {"Content-Type": "application/json", "traceparent": f"00-{trace}-{parent}-01"},
             )
             with urllib.request.urlopen(request, timeout=60) as reply:

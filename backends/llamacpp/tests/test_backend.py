@@ -204,7 +204,7 @@ def test_bad_rows_fail_alone_and_change_nothing(
         ({"n": np.array([1, 2], np.int32)}, ValueError),
         ({"n": np.array([0, 4], np.int32)}, ValueError),
         ({"tokens": np.ones(513, np.int32), "n": np.array([256, 257], np.int32)}, Unsupported),
-        ({"embeds": np.ones((1, 64), np.float32)}, Unsupported),
+        ({"positions": np.zeros((3, 4), np.int32)}, Unsupported),
         ({"adapter": np.array([0, 1], np.int32)}, Unsupported),
     ],
 )
