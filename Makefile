@@ -16,7 +16,7 @@ CLIENTS := .venv-clients
 # Warnings are no errors here: clients call what is deprecated, and leave sockets to the collector.
 ask = $(CLIENTS)/$(1)/bin/python -m pytest -W default --server-python $(abspath $(VENV))/bin/python $(2:%=tests/clients/test_%.py)
 
-.PHONY: serve test test-all clients-light clients quick check fix bench gpu docs dist clean
+.PHONY: serve test test-all clients-light clients quick check fix bench gpu docs reports dist clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
@@ -56,6 +56,12 @@ gpu:  ## Tests and measures the CUDA backend on this machine's GPU: under ten mi
 
 docs: $(VENV)/.test  ## Writes the pages that are made from the code
 	$(VENV)/bin/python -m tests.reference_pages
+
+# Of backends that this machine can run; others' reports are made where their device or simulator is.
+reports: $(VENV)/.test  ## Examines backends and writes the reports that they ship
+	for backend in torch torch-encoder openvino; do \
+	  $(VENV)/bin/tgi conformance --backend $$backend --save || exit 1; done
+	$(VENV)/bin/tgi conformance --backend llamacpp --tests backends/llamacpp/tests/test_conformance.py --save
 
 dist: $(VENV)/.cpu  ## Wheels of all packages, in dist/
 	for package in . $(PACKAGES); do \

@@ -10,6 +10,19 @@ from tgi_core.api.exchange import Exchange
 from tgi_core.api.service import Service
 from tgi_core.observe.exposition import CONTENT_TYPE
 from tgi_core.observe.metrics import EngineState
+from tgi_core.plugin.report import ConformanceReport
+
+
+class Conformance(msgspec.Struct):
+    """What the report says that came with the backend."""
+
+    level: str
+    date: str
+    version: str
+    """Of the backend's distribution when it was examined."""
+    device: str
+    simulator: str | None
+    """What stood in for the device; None if it was there."""
 
 
 class Info(msgspec.Struct):
@@ -33,6 +46,10 @@ class Info(msgspec.Struct):
     """Names of the adapters that are loaded; TGI tells of none."""
     input_modalities: list[str] | msgspec.UnsetType
     """Told of a model that takes more than text; TGI tells of none."""
+    backend: str | msgspec.UnsetType
+    """Which backend runs the model; TGI has one for each device."""
+    conformance: Conformance | msgspec.UnsetType
+    """Told if the backend ships a report of the conformance kit."""
 
 
 class OpsRoutes:
@@ -84,6 +101,8 @@ class OpsRoutes:
                 docker_label=None,
                 adapters=list(names) if names else msgspec.UNSET,
                 input_modalities=["text", "image"] if model.images else msgspec.UNSET,
+                backend=model.backend or msgspec.UNSET,
+                conformance=_conformance(model.conformance) if model.conformance else msgspec.UNSET,
             )
         )
 
@@ -98,3 +117,13 @@ class OpsRoutes:
         )
         page = self._service.observer.metrics.page(state)
         await exchange.reply(page, headers=[(b"content-type", CONTENT_TYPE)])
+
+
+def _conformance(report: ConformanceReport) -> Conformance:
+    return Conformance(
+        level=report.level.value,
+        date=report.date,
+        version=report.version,
+        device=report.device,
+        simulator=report.simulator or None,
+    )

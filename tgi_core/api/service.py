@@ -21,6 +21,7 @@ from tgi_core.images.picture import Picture
 from tgi_core.images.prompt import ImagePrompts
 from tgi_core.ipc.generation import EngineClient, GrammarCheck
 from tgi_core.observe.requests import Observer
+from tgi_core.plugin.report import ConformanceReport
 from tgi_core.text.chat import ChatTemplate
 from tgi_core.text.plain import GuardedText, encode
 from tgi_core.text.validate import MAX_SEED, Limits, Wishes, check, to_request
@@ -69,6 +70,10 @@ class ServedModel:
     """None if the model takes none."""
     compute_type: str = "gpu+optimized"
     """For the header x-compute-type; the default is TGI's."""
+    backend: str = ""
+    """The name of what runs it."""
+    conformance: ConformanceReport | None = None
+    """What its package ships."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -44,7 +44,10 @@ _COMMANDS = {
     "convert": _Entry("tgi_core.cli.convert", "convert a model ahead of time"),
     "plugins": _Entry("tgi_core.cli.plugins", "list installed backends and plugins as JSON"),
     "backends": _Entry("tgi_core.cli.backends", "show what each backend finds on this machine"),
-    "new": _Entry("tgi_core.cli.new", "write the skeleton of a backend package"),
+    "conformance": _Entry(
+        "tgi_core.testing.examine", "examine whether a backend keeps what the contract promises"
+    ),
+    "new": _Entry("tgi_core.cli.new", "write the skeleton of a backend or a plugin"),
 }
 
 

@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass
 from tgi_core.plugin.catalog import PluginKind, installed
 from tgi_core.plugin.choose import probe
 from tgi_core.plugin.manager import Plugins
+from tgi_core.plugin.report import shipped_report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     name: str
     version: str
+    conformance: str
+    """What the report says that its package ships; empty if it ships none."""
     available: bool
     devices: tuple[str, ...] = ()
     reason: str = ""
@@ -49,10 +52,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rows(disabled: frozenset[str]) -> list[_Row]:
-    versions = {entry.name: entry.version for entry in installed(PluginKind.BACKEND)}
+    entries = installed(PluginKind.BACKEND)
+    versions = {entry.name: entry.version for entry in entries}
+    reports = {entry.name: shipped_report(entry) for entry in entries}
+    levels = {name: one.summary(versions[name]) if one else "" for name, one in reports.items()}
     backends = Plugins(disabled=disabled).load_all_backends()
     rows = [
-        _Row(name=name, version=versions[name], available=False, reason=str(error))
+        _Row(
+            name=name,
+            version=versions[name],
+            conformance=levels[name],
+            available=False,
+            reason=str(error),
+        )
         for name, error in backends.failures.items()
     ]
     for name, spec in backends.specs.items():
@@ -61,6 +73,7 @@ def _rows(disabled: frozenset[str]) -> list[_Row]:
             _Row(
                 name=name,
                 version=versions[name],
+                conformance=levels[name],
                 available=found.available,
                 devices=found.devices,
                 reason=found.reason,
@@ -72,12 +85,12 @@ def _rows(disabled: frozenset[str]) -> list[_Row]:
 
 
 def _table(rows: Sequence[_Row]) -> str:
-    cells = [("NAME", "VERSION", "AVAILABLE", "DEVICES", "NOTES")]
+    cells = [("NAME", "VERSION", "CONFORMANCE", "AVAILABLE", "DEVICES", "NOTES")]
     for row in rows:
         available = "yes" if row.available else "no"
         devices = ", ".join(row.devices) or "-"
         notes = "; ".join(filter(None, (row.reason, *row.notes))) or "-"
-        cells.append((row.name, row.version, available, devices, notes))
+        cells.append((row.name, row.version, row.conformance or "-", available, devices, notes))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

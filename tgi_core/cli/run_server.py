@@ -44,7 +44,9 @@ from tgi_core.ipc.generation import GrammarCheck
 from tgi_core.ipc.messages import Loading, Start
 from tgi_core.observe.progress import ProgressDisplay
 from tgi_core.observe.requests import Observer
+from tgi_core.plugin.catalog import PluginKind, find
 from tgi_core.plugin.manager import Plugins
+from tgi_core.plugin.report import shipped_report
 from tgi_core.text import hf_plugin
 from tgi_core.text.chat import ChatTemplate
 from tgi_core.text.formats import check_wish, choose_reasoning_parser, choose_tool_parser
@@ -132,7 +134,12 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         images = _image_prompts(settings.images, files, info, tokenizer)
         template = _chat_template(tokenizer, own_template, images)
         model = _served_model(settings, plugins, files, info, tokenizer, template, trials)
-        model = replace(model, images=images)
+        model = replace(
+            model,
+            images=images,
+            backend=supervisor.backend,
+            conformance=shipped_report(find(PluginKind.BACKEND, supervisor.backend)),
+        )
         if Feature.ADAPTER in info.features:
             adapters = Adapters(supervisor, model.model_id, settings.adapters.max_known)
             model = replace(model, adapters=adapters)

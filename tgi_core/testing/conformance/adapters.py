@@ -29,11 +29,12 @@ class AdapterPromises(Promises):
         return ()
 
     @pytest.fixture
-    def bank(self, runner: Runner, adapters: Sequence[Path]) -> Iterator[HoldsAdapters]:
+    def bank(self, runner: Runner, request: pytest.FixtureRequest) -> Iterator[HoldsAdapters]:
         """The backend, with the two adapters at the places 1 and 2."""
         claim = runner.capabilities.adapters
         require(claim is not AdapterRows.NONE, "capabilities.adapters is NONE")
         assert isinstance(runner.backend, HoldsAdapters)
+        adapters: Sequence[Path] = request.getfixturevalue("adapters")
         assert len(adapters) == 2, "override the fixture `adapters`: the kit needs two of them"
         bank = cast(HoldsAdapters, runner.backend)
         for place, path in enumerate(adapters, 1):

@@ -49,12 +49,13 @@ class ImagePromises(Promises):
         return ()
 
     @pytest.fixture
-    def seen(self, runner: Runner, images: Sequence[tuple[bytes, int]]) -> list[Seen]:
+    def seen(self, runner: Runner, request: pytest.FixtureRequest) -> list[Seen]:
         """Both pictures."""
         capabilities = runner.capabilities
         require(Modality.IMAGE in capabilities.modalities, "capabilities.modalities has no IMAGE")
         require(capabilities.two_way is TwoWay.NONE, "capabilities.two_way is not NONE")
         assert isinstance(runner.backend, EncodesImages), "the backend has no `read_image`"
+        images: Sequence[tuple[bytes, int]] = request.getfixturevalue("images")
         assert len(images) == 2, "override the fixture `images`: the kit needs two of them"
         return [Seen(runner, runner.backend, file, num) for file, num in images]
 
