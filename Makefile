@@ -9,14 +9,17 @@ SMOLLM2 := $(MODELS)/smollm2-135m-instruct
 # Without compiling: of what is installed only a part is imported, and that is compiled then.
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-compile -c tests/constraints.txt $(PIP_FLAGS)
 PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp plugins/watermark_kgw
-PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm $(PLUGINS)
+PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm backends/neuron $(PLUGINS)
 
 # Clients have environments of their own, tests/clients/NAME.txt: what they need contradicts itself.
 CLIENTS := .venv-clients
 # Warnings are no errors here: clients call what is deprecated, and leave sockets to the collector.
 ask = $(CLIENTS)/$(1)/bin/python -m pytest -W default --server-python $(abspath $(VENV))/bin/python $(2:%=tests/clients/test_%.py)
 
-.PHONY: serve test test-all clients-light clients quick check fix bench gpu docs reports dist clean
+# optimum-neuron holds transformers at 4.57: it has an environment of its own too.
+NEURON := .venv-neuron
+
+.PHONY: serve test test-all clients-light clients neuron quick check fix bench gpu docs reports dist clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
@@ -28,7 +31,7 @@ test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
 
 test-all: $(VENV)/.test $(SMOLLM2)/config.json  ## Half an hour more: what `test` takes samples of, and all clients
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "long or not long" $(PYTEST_FLAGS)
-	$(MAKE) clients
+	$(MAKE) clients neuron
 
 clients-light: $(VENV)/.test $(CLIENTS)/sdks/.done $(CLIENTS)/frameworks/.done  ## SDKs and frameworks, against a server
 	$(call ask,sdks,openai huggingface_hub anthropic)
@@ -36,6 +39,9 @@ clients-light: $(VENV)/.test $(CLIENTS)/sdks/.done $(CLIENTS)/frameworks/.done  
 
 clients: clients-light $(CLIENTS)/tools/.done $(CLIENTS)/prometheus  ## All clients, the large ones too: 2 GB
 	OMP_NUM_THREADS=1 $(call ask,tools,litellm lm_eval guidellm prometheus)
+
+neuron: $(NEURON)/.done  ## optimum-neuron's own code, on a double of Neuron's runtime: 900 MB, a minute
+	OMP_NUM_THREADS=1 $(NEURON)/bin/python -m pytest -W default backends/neuron/tests/test_conformance.py backends/neuron/tests/test_vendor.py
 
 quick: $(VENV)/.test  ## The tests that take seconds
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
@@ -68,7 +74,7 @@ dist: $(VENV)/.cpu  ## Wheels of all packages, in dist/
 	  $(VENV)/bin/pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist ./$$package || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(MODELS) dist
+	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(MODELS) dist
 
 $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -77,12 +83,17 @@ $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 
 $(VENV)/.test: $(VENV)/.cpu $(PACKAGES:=/pyproject.toml)
 	$(PIP) -e ".[dev]" -e backends/llamacpp -e "backends/openvino[quantize]" \
-	  -e "backends/cuda[test]" -e backends/rocm $(PLUGINS:%=-e %)
+	  -e "backends/cuda[test]" -e backends/rocm -e backends/neuron $(PLUGINS:%=-e %)
 	touch $@
 
 $(CLIENTS)/%/.done: tests/clients/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile $(PIP_FLAGS) -r $<
+	touch $@
+
+$(NEURON)/.done: tests/simulators/neuron.txt
+	$(PYTHON) -m venv $(NEURON)
+	$(NEURON)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile $(PIP_FLAGS) -r $< -e . -e backends/neuron
 	touch $@
 
 $(CLIENTS)/prometheus:

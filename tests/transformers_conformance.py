@@ -30,12 +30,15 @@ class TransformersConformance(BackendConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def load_request(
-        cls, tmp_path_factory: pytest.TempPathFactory, wishes: dict[str, Any]
-    ) -> LoadRequest:
+    def model_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cls.folder = make_model(tmp_path_factory.mktemp("model"), FAMILIES["llama"]())
+        return cls.folder
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, model_folder: Path, wishes: dict[str, Any]) -> LoadRequest:
         sizes = {"max_rows": 8, "max_sequence_tokens": 128, "max_step_tokens": 96}
-        return request_for(cls.folder, **{**sizes, "num_threads": 1, **wishes})
+        return request_for(model_folder, **{**sizes, "num_threads": 1, **wishes})
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -17,7 +17,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
-BACKENDS = ("torch", "llamacpp", "openvino", "cuda", "rocm")
+BACKENDS = ("torch", "llamacpp", "openvino", "cuda", "rocm", "neuron")
 PLUGINS = (
     "anthropic_api",
     "embeddings_api",

@@ -12,7 +12,7 @@ REPORT = """{
 }"""
 OURS = [
     part
-    for name in ("torch", "torch-encoder", "llamacpp", "openvino", "cuda", "rocm")
+    for name in ("torch", "torch-encoder", "llamacpp", "openvino", "cuda", "rocm", "neuron")
     for part in ("--disable-plugin", name)
 ]
 

@@ -1,0 +1,1 @@
+"""Compiled models on AWS Inferentia2 and Trainium, as a backend for tgi-core."""
