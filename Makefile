@@ -19,7 +19,7 @@ ask = $(CLIENTS)/$(1)/bin/python -m pytest -W default --server-python $(abspath 
 # optimum-neuron holds transformers at 4.57: it has an environment of its own too.
 NEURON := .venv-neuron
 
-.PHONY: serve test test-all clients-light clients neuron quick check fix bench gpu docs reports dist clean
+.PHONY: serve test test-all clients-light clients neuron quick check fix bench gpu docs reports dist image clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
@@ -72,6 +72,9 @@ reports: $(VENV)/.test  ## Examines backends and writes the reports that they sh
 dist: $(VENV)/.cpu  ## Wheels of all packages, in dist/
 	for package in . $(PACKAGES); do \
 	  $(VENV)/bin/pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist ./$$package || exit 1; done
+
+image: dist  ## Builds docker/BACKEND.Dockerfile: make image BACKEND=cpu
+	docker build -f docker/$(BACKEND).Dockerfile -t tgi-core:$(BACKEND) .
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(MODELS) dist

@@ -1,0 +1,17 @@
+# syntax=docker/dockerfile:1
+# Any CPU: OpenVINO for the types of models proven there, torch for the others.
+#   docker run -p 8080:80 -v tgi:/data tgi-core:cpu --model-id org/name
+FROM python:3.11-slim-bookworm
+RUN --mount=type=bind,source=dist,target=/dist \
+  pip install --no-cache-dir --find-links /dist \
+  --extra-index-url https://download.pytorch.org/whl/cpu "tgi-core[cpu,dialects,otlp,watermark]"
+COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/tgi-entrypoint
+RUN useradd --uid 10000 --create-home tgi && install -d -m 1777 /data
+USER 10000
+ENV PORT=80 HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data XDG_CACHE_HOME=/data/.cache DOCKER_LABEL=cpu
+VOLUME /data
+EXPOSE 80
+HEALTHCHECK --start-period=30m --interval=10s --timeout=5s \
+  CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=4)"]
+ENTRYPOINT ["tgi-entrypoint"]
+CMD ["--json-output"]

@@ -1,0 +1,23 @@
+# syntax=docker/dockerfile:1
+# AMD GPUs. Who may open /dev/kfd is the host's group `render`, by number.
+#   docker run --device=/dev/kfd --device=/dev/dri --group-add video \
+#     --group-add "$(getent group render | cut -d: -f3)" --ipc=host --shm-size 8g \
+#     -p 8080:80 -v tgi:/data tgi-core:rocm --model-id org/name
+FROM rocm/dev-ubuntu-22.04:6.3.1-complete
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev python3-venv \
+  && rm -rf /var/lib/apt/lists/* && python3 -m venv /opt/tgi
+ENV PATH=/opt/tgi/bin:$PATH
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/rocm6.3 torch
+RUN --mount=type=bind,source=dist,target=/dist \
+  pip install --no-cache-dir --find-links /dist "tgi-core[rocm,dialects,otlp,watermark]"
+ENV HIP_FORCE_DEV_KERNARG=1
+COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/tgi-entrypoint
+RUN useradd --uid 10000 --create-home tgi && install -d -m 1777 /data
+USER 10000
+ENV PORT=80 HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data XDG_CACHE_HOME=/data/.cache DOCKER_LABEL=rocm
+VOLUME /data
+EXPOSE 80
+HEALTHCHECK --start-period=30m --interval=10s --timeout=5s \
+  CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=4)"]
+ENTRYPOINT ["tgi-entrypoint"]
+CMD ["--json-output"]
