@@ -16,9 +16,9 @@ RUN --mount=type=bind,source=dist,target=/dist \
   --extra-index-url https://download.pytorch.org/whl/cpu \
   "tgi-core[neuron,dialects,otlp,watermark]" "optimum-neuron[neuronx]>=0.4.5,<0.5"
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/tgi-entrypoint
-RUN useradd --uid 10000 --create-home tgi && install -d -m 1777 /data
+RUN useradd --uid 10000 --home-dir /data --no-create-home tgi && install -d -m 1777 /data
 USER 10000
-ENV PORT=80 HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data XDG_CACHE_HOME=/data/.cache DOCKER_LABEL=neuron
+ENV PORT=80 HOME=/data HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data DOCKER_LABEL=neuron
 VOLUME /data
 EXPOSE 80
 HEALTHCHECK --start-period=30m --interval=10s --timeout=5s \

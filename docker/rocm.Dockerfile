@@ -12,9 +12,9 @@ RUN --mount=type=bind,source=dist,target=/dist \
   pip install --no-cache-dir --find-links /dist "tgi-core[rocm,dialects,otlp,watermark]"
 ENV HIP_FORCE_DEV_KERNARG=1
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/tgi-entrypoint
-RUN useradd --uid 10000 --create-home tgi && install -d -m 1777 /data
+RUN useradd --uid 10000 --home-dir /data --no-create-home tgi && install -d -m 1777 /data
 USER 10000
-ENV PORT=80 HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data XDG_CACHE_HOME=/data/.cache DOCKER_LABEL=rocm
+ENV PORT=80 HOME=/data HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data DOCKER_LABEL=rocm
 VOLUME /data
 EXPOSE 80
 HEALTHCHECK --start-period=30m --interval=10s --timeout=5s \

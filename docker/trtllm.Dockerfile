@@ -7,9 +7,9 @@ ENV PIP_BREAK_SYSTEM_PACKAGES=1
 RUN --mount=type=bind,source=dist,target=/dist \
   pip install --no-cache-dir --find-links /dist "tgi-core[trtllm,dialects,otlp,watermark]"
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/tgi-entrypoint
-RUN useradd --uid 10000 --create-home tgi && install -d -m 1777 /data
+RUN useradd --uid 10000 --home-dir /data --no-create-home tgi && install -d -m 1777 /data
 USER 10000
-ENV PORT=80 HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data XDG_CACHE_HOME=/data/.cache DOCKER_LABEL=trtllm
+ENV PORT=80 HOME=/data HF_HOME=/data HUGGINGFACE_HUB_CACHE=/data DOCKER_LABEL=trtllm
 VOLUME /data
 EXPOSE 80
 HEALTHCHECK --start-period=30m --interval=10s --timeout=5s \

@@ -67,7 +67,7 @@ def test_what_images_have_in_common_is_the_same_to_the_letter():
         assert text.count("\n") <= 40, "short, so that it is read"
         assert re.search(r"^#   docker run .*-p 8080:80|^#     -p 8080:80", text, re.MULTILINE)
     [end] = ends
-    for words in ("USER 10000", "PORT=80", "EXPOSE 80", "HF_HOME=/data", "HEALTHCHECK"):
+    for words in ("USER 10000", "PORT=80", "EXPOSE 80", "HOME=/data HF_HOME=/data", "HEALTHCHECK"):
         assert words in end
 
 
