@@ -1,13 +1,12 @@
-"""The kit's test of the right name notices each of the faults in broken_backends.py.
-
-The kit runs on them in a pytest inside this one.
-"""
+"""The kit's test of the right name notices each of the faults in broken_backends.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+from tests.kit.verdicts import Verdicts, verdicts_on
 
 CAUGHT_BY = {
     "FaultyBackend": "",
@@ -67,46 +66,9 @@ CAUGHT_BY = {
 }
 
 
-class Verdicts:
-    """A pytest plugin: runs for each fault the test that should catch it, and notes what failed.
-
-    The faulty backends' base class, which has no fault, has to pass the whole kit.
-    """
-
-    def __init__(self) -> None:
-        self.faults: set[str] = set()
-        self.failed: dict[str, set[str]] = {}
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
-        chosen = []
-        for item in items:
-            fault = _fault_of(item)
-            if fault:
-                self.faults.add(fault)
-                if CAUGHT_BY.get(fault) in ("", item.originalname):
-                    chosen.append(item)
-        items[:] = chosen
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Function) -> object:
-        report = yield
-        if report.failed:
-            self.failed.setdefault(_fault_of(item), set()).add(f"{report.when} of {item.name}")
-        return report
-
-
-def _fault_of(item: pytest.Function) -> str:
-    return item.callspec.params.get("spec", "") if hasattr(item, "callspec") else ""
-
-
 @pytest.fixture(scope="module")
 def verdicts() -> Verdicts:
-    verdicts = Verdicts()
-    file = Path(__file__).with_name("broken_backends.py")
-    # the inner pytest must not touch this one's cache nor its alarm clock
-    options = ["-p", "no:cacheprovider", "-o", "timeout=0", "--tb=line"]
-    pytest.main([str(file), *options], plugins=[verdicts])
-    return verdicts
+    return verdicts_on(Path(__file__).with_name("broken_backends.py"), CAUGHT_BY)
 
 
 @pytest.mark.parametrize("fault", [fault for fault, test in CAUGHT_BY.items() if test])

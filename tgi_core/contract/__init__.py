@@ -42,7 +42,7 @@ from tgi_core.contract.dialect import (
     ToolCallDelta,
 )
 from tgi_core.contract.embedding import Embedding, Embeds, Pooling, pooled
-from tgi_core.contract.engine import Engine, EngineInfo
+from tgi_core.contract.engine import Engine, EngineInfo, TakesAdapters, TakesVocabulary
 from tgi_core.contract.events import (
     AdapterLoaded,
     Event,
@@ -183,6 +183,8 @@ __all__ = [
     "StepStats",
     "StopRule",
     "TaggedArguments",
+    "TakesAdapters",
+    "TakesVocabulary",
     "TokenEvent",
     "TokenSpan",
     "TokenStream",

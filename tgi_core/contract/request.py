@@ -89,3 +89,21 @@ class Request:
     """Seconds since the epoch after which nobody wants the answer."""
     trace_parent: str | None = None
     """W3C traceparent."""
+
+    @property
+    def wishes(self) -> frozenset[Feature]:
+        """What the engine must be able to do. A seed is always there, and so no wish."""
+        sampling = self.sampling
+        wishes = {
+            Feature.GRAMMAR: self.grammar is not None,
+            Feature.ADAPTER: self.adapter is not None,
+            Feature.PROMPT_LOGPROBS: self.prompt_logprobs,
+            Feature.LOGPROBS: sampling.logprobs or sampling.num_top > 0,
+            Feature.TYPICAL_P: sampling.typical_p != 1.0,
+            Feature.MIN_P: sampling.min_p != 0.0,
+            Feature.PENALTIES: sampling.penalized,
+            Feature.LOGIT_BIAS: bool(sampling.logit_bias),
+            Feature.EMBEDDING: self.embedding,
+            Feature.IMAGE: bool(self.images),
+        }
+        return frozenset(feature for feature, wished in wishes.items() if wished)

@@ -109,37 +109,18 @@ def fault_of(
     max_block_tokens: int = 0,
 ) -> str | None:
     """Why a request can never be served; the API layer checks the same things first."""
-    tokens = [*request.prompt, *request.resumed]
-    if not request.prompt:
-        return "the prompt holds no token"
-    if len(request.prompt) > info.max_prompt_tokens:
-        return (
-            f"the prompt holds {len(request.prompt)} tokens and may hold at most "
-            f"{info.max_prompt_tokens}"
-        )
-    if not (info.generates or request.embedding):
-        return "this model embeds texts and generates none"
-    if not request.embedding and (
-        len(tokens) >= info.max_sequence_tokens
-        or (not capabilities.chunked and len(tokens) > capabilities.max_prefill_tokens)
+    fault = info.fault_of(request)
+    if fault is not None:
+        return fault
+    num_tokens = len(request.prompt) + len(request.resumed)
+    if not (capabilities.chunked or request.embedding) and (
+        num_tokens > capabilities.max_prefill_tokens
     ):
-        return f"{len(tokens)} tokens leave no room: a sequence holds {info.max_sequence_tokens}"
-    if min(tokens) < 0 or max(tokens) >= info.vocab_size:
-        return f"token ids must be at least 0 and below {info.vocab_size}"
-    bad = [t for t, _ in request.sampling.logit_bias if not 0 <= t < info.vocab_size]
-    if bad:
-        return f"logit_bias names the token {bad[0]}; the vocabulary holds {info.vocab_size}"
-    if not request.embedding and request.stop.max_new_tokens <= len(request.resumed):
-        return "max_new_tokens leaves nothing to generate"
-    if request.grammar is not None and not request.stop.eos_token_ids:
-        return "a grammar needs a token that ends a sequence, and this model has none"
+        return f"{num_tokens} tokens are more than the {capabilities.max_prefill_tokens} of a step"
     unknown = sorted(set(request.sampling.adjustments) - set(adjustments))
     if unknown or (request.sampling.adjustments and capabilities.logits is LogitsRows.NONE):
         name = unknown[0] if unknown else request.sampling.adjustments[0]
         return f"this engine cannot make the adjustment {name!r}"
-    wishes = _wishes(request) - info.features
-    if wishes:
-        return f"this engine does not support {min(w.value for w in wishes)}"
     spans = [span for image in request.images for span in image.spans]
     borders = [border for span in spans for border in span]
     if not all(image.spans for image in request.images) or not all(b < e for b, e in spans):
@@ -166,14 +147,3 @@ def _longest_block(request: Request, two_way: TwoWay) -> int:
     if two_way is TwoWay.PROMPTS:
         return len(request.prompt)
     return max(end - begin for image in request.images for begin, end in image.spans)
-
-
-def _wishes(request: Request) -> frozenset[Feature]:
-    wishes = {
-        Feature.GRAMMAR: request.grammar is not None,
-        Feature.ADAPTER: request.adapter is not None,
-        Feature.PROMPT_LOGPROBS: request.prompt_logprobs,
-        Feature.EMBEDDING: request.embedding,
-        Feature.IMAGE: bool(request.images),
-    }
-    return frozenset(feature for feature, wished in wishes.items() if wished)

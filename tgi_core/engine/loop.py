@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from tgi_core.contract import AdapterRef, Engine, Vocabulary
+from tgi_core.contract import Engine, TakesAdapters, TakesVocabulary
 from tgi_core.ipc.messages import (
     Cancel,
     DropAdapter,
@@ -31,28 +31,6 @@ class Channel(Protocol):
 
     def send(self, message: FromEngine) -> None:
         """See `EngineSocket.send`."""
-        ...
-
-
-@runtime_checkable
-class TakesVocabulary(Protocol):
-    """An engine that leaves guidance to core; one with a tokenizer of its own needs no telling."""
-
-    def use_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """See `StepEngine.use_vocabulary`."""
-        ...
-
-
-@runtime_checkable
-class TakesAdapters(Protocol):
-    """An engine whose requests may have adapters; its `EngineInfo.features` says so too."""
-
-    def load_adapter(self, adapter: AdapterRef) -> None:
-        """See `StepEngine.load_adapter`."""
-        ...
-
-    def drop_adapter(self, adapter: AdapterRef) -> None:
-        """See `StepEngine.drop_adapter`."""
         ...
 
 

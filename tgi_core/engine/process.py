@@ -9,11 +9,12 @@ import gc
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 
 from tgi_core.builtin import draft_model as draft_models
 from tgi_core.builtin import guidance, medusa, ngram, queue_policies
-from tgi_core.contract import BackendKind, BackendSpec, Engine, Progress, StepBackend
+from tgi_core.contract import BackendKind, BackendSpec, Engine, Feature, Progress, StepBackend
 from tgi_core.engine.guidance import Guidance, choose_guidance_engine
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.loop import serve
@@ -41,6 +42,9 @@ def main(socket_path: str) -> int:
     try:
         engine, spec = create_engine(start)
         info = engine.start(start.load, _reporter(channel))
+        if start.guidance_engine is None:
+            # an engine of its own does not know that the operator wants none
+            info = replace(info, features=info.features - {Feature.GRAMMAR})
     except SetupError as error:
         channel.send(SetupFailed(type(error).__name__, str(error)))
         return error.exit_code
@@ -82,6 +86,7 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
     refuse_shards(spec, start.load.num_shards)
     backend = spec.create()
     if spec.kind is BackendKind.ENGINE:
+        _refuse_scheduling(start, spec)
         return backend, spec  # type: ignore[return-value]
     limits = EngineLimits(
         max_step_tokens=start.max_step_tokens,
@@ -98,6 +103,20 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
         _drafting(start, plugins, spec.create),  # type: ignore[arg-type]
     )
     return engine, spec
+
+
+def _refuse_scheduling(start: Start, spec: BackendSpec) -> None:
+    """Settings of core's scheduler, which an engine with one of its own would never hear of."""
+    for flag, given in {
+        "--speculate": start.num_drafts > 0,
+        "--max-chunk-tokens": start.max_chunk_tokens is not None,
+        "--no-prefix-cache": not start.prefix_caching,
+    }.items():
+        if given:
+            raise UsageError(
+                f"the backend {spec.name} schedules by itself and has no use for {flag}: leave it "
+                f"out, or see whether {spec.name} has an option for it (--backend-option)."
+            )
 
 
 def _drafting(start: Start, plugins: Plugins, create: Callable[[], StepBackend]) -> Drafting | None:

@@ -13,6 +13,7 @@ import pytest
 
 from tgi_core.plugin.report import Outcome, Promise
 from tgi_core.testing.conformance.device import Device
+from tgi_core.testing.conformance.engine.promises import Started
 
 _KIT = "tgi_core.testing.conformance."
 _ORDER = (Outcome.BROKEN, Outcome.KEPT, Outcome.UNPROVED, Outcome.EXCLUDED)
@@ -37,11 +38,14 @@ class Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
-        """Notes which device the kit loaded."""
+        """Notes which device the kit loaded, or which engine it started."""
         result = yield
         if isinstance(result, Device):
             self.device = result.capabilities.device
             self.model = result.request.model.reference
+        if isinstance(result, Started):
+            self.device = result.info.device
+            self.model = result.load.model.reference
         return result
 
     @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""What all groups of promises share: what the backend's author gives, and the fixtures."""
+"""What groups of promises share: what the backend's author gives, and the fixtures."""
 
 from __future__ import annotations
 
@@ -16,19 +16,35 @@ from tgi_core.testing.conformance.device import Device, too_small
 from tgi_core.testing.conformance.runner import Runner
 
 
-class Promises:
-    """Base of the groups.
+class PluginUnderTest:
+    """What a plugin of either contract is tested by.
 
     A subclass sets `module` and offers a class-scoped fixture `load_request` (in the class, in
-    its file or in a conftest.py): a small model and small limits. Good ones are at least 4 rows,
-    4 to 8 sequences of 128 tokens, 64 to 128 tokens a step, a cache of 512 tokens. The cache
-    should be smaller than all sequences at their longest, or it can never be full.
+    its file or in a conftest.py): a small model and small limits.
     """
 
     module: ClassVar[str | PluginModule]
     """The plugin module, by name (then its imports are checked too) or as an object."""
     package: ClassVar[str | None] = None
     """The package whose imports are checked; by default the outermost one of `module`."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls) -> BackendSpec:
+        """What the plugin's hook returns."""
+        if isinstance(cls.module, str):
+            return cast("PluginModule", importlib.import_module(cls.module)).tgi_backend()
+        return cls.module.tgi_backend()
+
+
+class Promises(PluginUnderTest):
+    """Base of the groups for the step contract.
+
+    Good sizes in `load_request` are at least 4 rows, 4 to 8 sequences of 128 tokens, 64 to 128
+    tokens a step, a cache of 512 tokens. The cache should be smaller than all sequences at their
+    longest, or it can never be full.
+    """
+
     atol: ClassVar[float] = 2e-4
     """How far logits may lie apart; the default suits float32. Unused if batch_invariant."""
     rtol: ClassVar[float] = 1e-3
@@ -51,18 +67,10 @@ class Promises:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def spec(cls) -> BackendSpec:
-        """What the plugin's hook returns."""
-        if isinstance(cls.module, str):
-            return cast("PluginModule", importlib.import_module(cls.module)).tgi_backend()
-        return cls.module.tgi_backend()
-
-    @pytest.fixture(scope="class")
-    @classmethod
     def device(cls, spec: BackendSpec, load_request: LoadRequest) -> Iterator[Device]:
         """The backend, loaded once for the class."""
         if spec.kind is not BackendKind.STEP:
-            pytest.fail("the kit tests the step contract; this backend is an Engine")
+            pytest.fail("this backend is an Engine: inherit from EngineConformance")
         device = Device(spec, load_request)
         if device.capabilities.logits is LogitsRows.NONE:
             pytest.fail("the kit compares logits, and capabilities.logits is NONE")
