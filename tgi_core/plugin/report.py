@@ -17,11 +17,15 @@ import msgspec
 from tgi_core.errors import PluginLoadError
 from tgi_core.plugin.catalog import Installed
 
-SCHEDULING = ("batching", "cache", "fork", "sampling")
+SCHEDULING = ("batching", "cache", "engine.sampling", "fork", "sampling")
 """Groups of promises that make core fast: continuous batching, the prefix cache, drafts."""
-REFERENCES = ("logits_equal_the_reference", "vector_equals_the_reference")
-"""The promises whose evidence comes from outside of the backend: one for models that generate, one
-for those that embed."""
+REFERENCES = (
+    "greedy_tokens_equal_the_reference",
+    "logits_equal_the_reference",
+    "vector_equals_the_reference",
+)
+"""The promises whose evidence comes from outside of the backend: one for engines, one for models
+that generate, one for those that embed."""
 
 
 class Outcome(Enum):

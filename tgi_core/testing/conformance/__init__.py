@@ -25,6 +25,7 @@ for _group in (
     "engine.events",
     "engine.grammar",
     "engine.isolation",
+    "engine.reference",
     "engine.sampling",
     "engine.stops",
     "fork",
@@ -47,6 +48,7 @@ from tgi_core.testing.conformance.engine.adapters import EngineAdapterPromises  
 from tgi_core.testing.conformance.engine.events import EventPromises  # noqa: E402
 from tgi_core.testing.conformance.engine.grammar import GrammarPromises  # noqa: E402
 from tgi_core.testing.conformance.engine.isolation import IsolationPromises  # noqa: E402
+from tgi_core.testing.conformance.engine.reference import EngineReferencePromises  # noqa: E402
 from tgi_core.testing.conformance.engine.sampling import EngineSamplingPromises  # noqa: E402
 from tgi_core.testing.conformance.engine.stops import StopPromises  # noqa: E402
 from tgi_core.testing.conformance.fork import ForkPromises  # noqa: E402
@@ -86,6 +88,7 @@ class EngineConformance(
     IsolationPromises,
     GrammarPromises,
     EngineAdapterPromises,
+    EngineReferencePromises,
     IntroductionPromises,
 ):
     """The same for an Engine. A test of a feature that is not claimed is skipped and names it."""

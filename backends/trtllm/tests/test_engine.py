@@ -1,0 +1,184 @@
+"""What is TensorRT-LLM's own: what it is told, what is refused, and what becomes of its faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tgi_backend_trtllm.answers import Answer
+from tgi_backend_trtllm.engine import TrtLlmEngine
+from tgi_backend_trtllm.job import Chunk, End
+
+from tgi_core.contract import (
+    AdapterRef,
+    Event,
+    Feature,
+    FinishReason,
+    LoadRequest,
+    Request,
+    RequestFailed,
+    RequestStarted,
+    SamplingParams,
+    StopRule,
+    TokenEvent,
+)
+from tgi_core.errors import (
+    BackendDead,
+    BadModel,
+    NotEnoughCUDADevices,
+    SetupError,
+    UsageError,
+)
+
+Start = Callable[..., TrtLlmEngine]
+
+
+@pytest.fixture
+def start(request_for: Callable[..., LoadRequest]) -> Iterator[Start]:
+    """Starts engines, and closes them after the test."""
+    engines: list[TrtLlmEngine] = []
+
+    def make(**wishes: Any) -> TrtLlmEngine:
+        engine = TrtLlmEngine()
+        engine.start(request_for(**wishes), lambda *_: None)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def request(prompt: Sequence[int], max_new: int = 8, **more: Any) -> Request:
+    return Request(
+        **{
+            "request_id": "a",
+            "prompt": tuple(prompt),
+            "stop": StopRule(max_new_tokens=max_new),
+            **more,
+        }
+    )
+
+
+def run(engine: TrtLlmEngine, *requests: Request) -> list[Event]:
+    for one in requests:
+        engine.submit(one)
+    events: list[Event] = []
+    while engine.busy:
+        events += engine.poll(0.05)
+    return events
+
+
+def test_beginnings_are_shared_only_under_one_salt(start: Start) -> None:
+    engine = start()
+    prompt = range(20, 90)
+    cached = []
+    for i, salt in enumerate(("", "", "other")):
+        events = run(engine, request(prompt, 2, request_id=str(i), cache_salt=salt))
+        cached += [e.num_cached for e in events if isinstance(e, RequestStarted)]
+    assert cached == [0, 64, 0]
+    assert engine.stats().cached_tokens == 64
+
+
+def test_sizes_reach_the_executor(start: Start) -> None:
+    engine = start(cache_tokens=256, max_sequence_tokens=96, num_shards=2)
+    assert engine.info.cache_tokens == 256
+    assert "2 GPU" in engine.info.device
+    assert engine.info.max_sequence_tokens == 96
+
+
+def test_release_1_2_refuses_what_its_sampler_forgets(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = {Feature.SEED, Feature.PENALTIES, Feature.MIN_P}
+    old = start().info.features
+    monkeypatch.setattr("tensorrt_llm.__version__", "1.3.0rc24")
+    assert start().info.features == old | new
+    assert not old & new
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error", "words"),
+    [
+        ({"quantize": "int8"}, UsageError, "ModelOpt"),
+        ({"device": "cpu"}, UsageError, "cuda"),
+        ({"kv_cache_dtype": "int3"}, UsageError, "fp8"),
+        ({"num_shards": 3}, NotEnoughCUDADevices, "has 2"),
+        ({"options": {"adapters": "yes"}}, UsageError, "on or off"),
+        ({"options": {"memory_fraction": "2"}}, UsageError, "at most 1"),
+        ({"options": {"memory": "2"}}, UsageError, "memory_fraction"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_a_way_out(
+    start: Start, wishes: dict[str, Any], error: type[SetupError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        start(**wishes)
+
+
+def test_a_damaged_folder_is_told_from_one_that_is_not_supported(
+    request_for: Callable[..., LoadRequest], tmp_path: Path
+) -> None:
+    def load(config: str) -> None:
+        (tmp_path / "config.json").write_text(config)
+        model = replace(request_for().model, path=tmp_path)
+        TrtLlmEngine().start(replace(request_for(), model=model), lambda *_: None)
+
+    with pytest.raises(BadModel, match=r"config\.json"):
+        load("{")
+    with pytest.raises(BadModel, match="vocab_size"):
+        load('{"max_position_embeddings": 128}')
+    with pytest.raises(SetupError, match="cannot serve this model"):
+        load('{"max_position_embeddings": 128, "vocab_size": 64, "model_type": "nonsense"}')
+
+
+def test_adapters_are_off_unless_the_operator_wants_them(start: Start, loras: list[Path]) -> None:
+    engine = start()
+    assert Feature.ADAPTER not in engine.info.features
+    engine.load_adapter(AdapterRef.at("one", loras[0]))
+    [loaded] = engine.poll(0)
+    assert "adapters=on" in str(loaded)
+
+
+def test_an_executor_that_dies_takes_the_engine_with_it(start: Start) -> None:
+    from tensorrt_llm.executor.worker import FATAL_TOKEN
+
+    engine = start()
+    with pytest.raises(BackendDead, match="executor"):
+        run(engine, request([FATAL_TOKEN, 1]))
+    engine.submit(request([1, 2], request_id="b"))
+    with pytest.raises(BackendDead, match="executor"):
+        run(engine)
+
+
+def chunk(*given: int, end: End | None = None, **more: Any) -> Chunk:
+    return Chunk(**{"tokens": given, "logprobs": (), "end": end, "num_cached": 0, **more})
+
+
+def test_several_tokens_at_once_are_cut_where_the_request_ends() -> None:
+    stop = StopRule(max_new_tokens=8, eos_token_ids=(7,))
+    answer = Answer(request([1, 2], stop=stop), 100)
+    [_, first] = answer.take(chunk(3, 4))
+    [second] = answer.take(chunk(5, 7, 9))
+    assert isinstance(first, TokenEvent) and first.finish is None
+    assert isinstance(second, TokenEvent)
+    assert (second.tokens, second.finish) == ((5, 7), FinishReason.EOS)
+    assert answer.ended
+
+
+@pytest.mark.parametrize("end", [End.STOP, End.CANCELLED, End.TIMEOUT])
+def test_an_end_that_nobody_asked_for_is_a_failure(end: End) -> None:
+    answer = Answer(request([1, 2]), 100)
+    answer.take(chunk(3))
+    [failed] = answer.take(chunk(4, end=end))
+    assert isinstance(failed, RequestFailed) and end.value in failed.message
+    assert answer.ended
+
+
+def test_a_token_without_its_logprob_is_a_failure() -> None:
+    answer = Answer(request([1, 2], sampling=SamplingParams(logprobs=True)), 100)
+    [_, failed] = answer.take(chunk(3, logprobs=({4: -0.5},)))
+    assert isinstance(failed, RequestFailed) and "log-probability" in failed.message
