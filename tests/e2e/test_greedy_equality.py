@@ -48,8 +48,9 @@ class Questions:
 
 
 ALL = Questions(tuple(range(32)), 64)
-SAMPLE = Questions(tuple(range(1, 32, 4)), 24)
-CROWD = Questions(tuple(range(1, 26, 2)), 64)
+SAMPLE = Questions((3, 9, 15, 19, 24), 12)
+"""Of 2 to 359 tokens."""
+CROWD = Questions(tuple(range(1, 19, 2)), 32)
 """Short ones, which are admitted together and then outgrow a small cache."""
 
 asked = pytest.mark.parametrize(
@@ -83,7 +84,7 @@ class Loaded:
             i = int(request_id.partition("-")[0])
             # a sample asks for less than was kept
             expected = self.answers[i][: len(tokens)]
-            assert len(tokens) in (SAMPLE.num_new, len(self.answers[i]))
+            assert len(tokens) in (SAMPLE.num_new, CROWD.num_new, len(self.answers[i]))
             if tokens == expected:
                 continue
             at = next(k for k, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b)
@@ -152,7 +153,7 @@ def staggered(loaded: Loaded, asked: Questions) -> list[list[Request]]:
 def test_the_kept_answers_are_transformers_own(loaded: Loaded) -> None:
     model = oracle.load(loaded.folder)
     for i in (0, 9, 18):
-        assert oracle.generate(model, loaded.prompts[i], 24) == loaded.answers[i][:24]
+        assert oracle.generate(model, loaded.prompts[i], 12) == loaded.answers[i][:12]
 
 
 @asked
@@ -212,7 +213,7 @@ def test_with_a_cache_so_small_that_sequences_are_preempted(
     name: str, smollm2: Path, asked: Questions
 ) -> None:
     # a little more than the longest sequence needs
-    small = load(name, smollm2, cache_tokens=2304 if asked is ALL else 640)
+    small = load(name, smollm2, cache_tokens=2304 if asked is ALL else 256)
     if asked is SAMPLE:
         asked = CROWD
     engine = small.engine()

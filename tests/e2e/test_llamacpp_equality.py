@@ -30,7 +30,7 @@ from tgi_core.engine.step_engine import StepEngine
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-NEW_TOKENS = 32
+NEW_TOKENS = 16
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def llama(model: Path) -> Iterator[Any]:
 def expected(llama: Any) -> list[tuple[tuple[int, ...], list[int]]]:
     """Prompts and what llama-cpp-python makes of them."""
     prompts = make_prompts(
-        lambda text: llama.tokenize(text.encode(), add_bos=False, special=True), 8, 500
+        lambda text: llama.tokenize(text.encode(), add_bos=False, special=True), 6, 200
     )
     answers = []
     for prompt in prompts:

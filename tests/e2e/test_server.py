@@ -89,7 +89,7 @@ def bodies(count: int, new_tokens: int) -> list[dict[str, Any]]:
 def test_streams_survive_two_killed_engines(
     backend: str, serve: ServerFactory, smollm2: Path
 ) -> None:
-    wanted = bodies(10, 30)
+    wanted = bodies(6, 16)
     flags = ("--backend", backend, "--dtype", "float32", "--max-total-tokens", "1024")
     with serve(str(smollm2), *flags) as server:
         undisturbed = streams(server, wanted)
@@ -111,7 +111,7 @@ def test_streams_of_the_fake_backend_survive_two_killed_engines(
 def test_the_same_seed_gives_the_same_tokens_alone_together_and_after_a_restart(
     backend: str, serve: ServerFactory, smollm2: Path
 ) -> None:
-    wanted = [body for body in bodies(12, 24) if "seed" in body["parameters"]]
+    wanted = [body for body in bodies(8, 16) if "seed" in body["parameters"]]
     model = (str(smollm2), "--backend", backend)
     flags = (*model, "--dtype", "float32", "--max-total-tokens", "512")
     with serve(*flags) as server:

@@ -34,10 +34,10 @@ TOOLS: Any = [
 ASK: Any = {"model": "tgi", "messages": [{"role": "user", "content": "How warm?"}], "tools": TOOLS}
 
 
-def check_forced(server: Server) -> None:
+def check_forced(server: Server, seeds: tuple[int, ...] = (1, 2, 3)) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0)
     named = {"type": "function", "function": {"name": "weather"}}
-    for seed in (1, 2, 3):
+    for seed in seeds:
         for choice in ("required", named):
             more: Any = {"tool_choice": choice, "seed": seed, "parallel_tool_calls": False}
             whole = client.chat.completions.create(**ASK, **more, n=2)
@@ -71,9 +71,9 @@ def test_forced_calls_are_valid_in_each_format(
 def test_forced_calls_of_a_real_model(backend: str, serve: ServerFactory, smollm2: Path) -> None:
     flags = ("--backend", backend, "--dtype", "float32", "--max-total-tokens", "2048")
     with serve(str(smollm2), *flags) as server:
-        check_forced(server)
+        check_forced(server, seeds=(1,))
         free = openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0)
-        [found] = free.chat.completions.create(**ASK, max_tokens=60, temperature=0).choices
+        [found] = free.chat.completions.create(**ASK, max_tokens=20, temperature=0).choices
         assert found.message.content or found.message.tool_calls
 
 

@@ -1,7 +1,6 @@
 """Throw-away distributions, so that plugins are found as in real life; and a log to configure."""
 
 import importlib
-import logging
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -70,10 +69,5 @@ def install(tmp_path, monkeypatch):
 
 @pytest.fixture
 def log(capsys):
-    """What the process writes to standard error; its log may be configured."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield lambda: capsys.readouterr().err
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.captureWarnings(False)
+    """What the process writes to standard error."""
+    return lambda: capsys.readouterr().err

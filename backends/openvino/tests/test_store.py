@@ -74,9 +74,7 @@ def test_two_at_once_convert_once_and_it_is_kept(folder, tmp_path, children):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose", "manifest"])
-def test_a_damaged_one_is_made_anew(damage, folder, tmp_path, copies, caplog, monkeypatch):
-    # tracing in another test of this process silences all loggers that exist
-    monkeypatch.setattr(store.logger, "disabled", False)
+def test_a_damaged_one_is_made_anew(damage, folder, tmp_path, copies, caplog):
     kept = converted(folder, None, tmp_path, no_progress).folder
     weights = kept / WEIGHTS
     if damage == "flip":

@@ -113,7 +113,9 @@ class SharedHost:
 
 
 def connect_on_this_host(meeting_point: Path, rank: int, size: int) -> Group:
-    """Waits for the other ranks and connects with them, by gloo, over the loopback interface only.
+    """Connects all ranks with each other, by gloo, over the loopback interface only.
+
+    When it returns all are connected, and nobody needs the file any more.
 
     Args:
         meeting_point: a file that all ranks name and nobody else can read.
@@ -124,4 +126,6 @@ def connect_on_this_host(meeting_point: Path, rank: int, size: int) -> Group:
     options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     options._timeout = PATIENCE
     store = FileStore(str(meeting_point), size)
-    return SharedHost(ProcessGroupGloo(store, rank, size, options))
+    group = SharedHost(ProcessGroupGloo(store, rank, size, options))
+    group.least(0)  # one that is connected may be ahead of others that still read the file
+    return group
