@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from tests.models_page import models_page
 from tests.parity.page import parity_page
 from tests.settings_page import settings_page
 from tgi_core.api.operation import Access, Group, Operation
@@ -131,6 +132,7 @@ PAGES = {
     "http.md": http,
     "settings.md": settings_page,
     "parity.md": parity_page,
+    "../models.md": models_page,
 }
 
 if __name__ == "__main__":

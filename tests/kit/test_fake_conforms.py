@@ -33,6 +33,7 @@ SHAPES = {
     "blocks of 16": FakeShape(**SMALL),
     "blocks of 16, forked whole": FakeShape(**SMALL, fork=Fork.BLOCK),
     "no forks": FakeShape(**SMALL, fork=Fork.NONE),
+    "no forks and no cuts": FakeShape(**SMALL, fork=Fork.NONE, truncates=False),
     "cells": FakeShape(**{**SMALL, "block_tokens": 1}),
     "slots": FakeShape(**{**SMALL, "block_tokens": 120, "cache_tokens": 960}, fork=Fork.NONE),
     "not mixed": FakeShape(**SMALL, mixed=False),
@@ -47,6 +48,8 @@ SHAPES = {
     "one adapter a step": FakeShape(**SMALL, adapters=AdapterRows.STEP),
     "images": FakeShape(**SMALL, images=True),
     "images, not chunked": FakeShape(**SMALL, images=True, chunked=False),
+    "with an encoder": FakeShape(**SMALL, decoder_start=5),
+    "with an encoder, without forks": FakeShape(**SMALL, decoder_start=5, fork=Fork.NONE),
     "one row": FakeShape(**{**SMALL, "max_rows": 1}),
 }
 

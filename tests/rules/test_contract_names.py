@@ -11,7 +11,7 @@ StepBackend StepStats StopRule TokenEvent TokenSpan TokenStream TokenUsage Token
 ToolCallParser TopToken Verdict available_bytes check_contract choose_sizes DURATION_BOUNDS_S
 BatchStats Distribution FinishedRequest FinishedSequence RequestSink CompiledGrammar
 GrammarCompiler GuidanceEngine Matcher Vocabulary warm_up_with Embedded Embedding Embeds Pooling
-PromptEmbedded pooled Adjustment Boost Command CommandTools
+PromptEmbedded pooled Adjustment Boost Command CommandTools Encoder
 TaggedArguments AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank
 cpu_flags read_peft SizeDefaults step_limits MemoryPlan Planner plan_sizes
 EncodesImages Image ReadImage StepImage TwoWay

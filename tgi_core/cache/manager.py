@@ -55,6 +55,7 @@ class CacheManager:
     ) -> None:
         self._backend = backend
         self._fork = capabilities.fork
+        self._truncates = capabilities.truncates
         self._grain = capabilities.cache_grain_tokens
         self._ahead = max(self._grain, _AHEAD_TOKENS)
         # a prompt that begins with cached tokens needs a row with past > 0
@@ -194,6 +195,8 @@ class CacheManager:
             return None
         length = found.length
         whole = self._parked.get(found.seq) == length
+        if not whole and not self._truncates and self._fork is Fork.NONE:
+            return None  # neither its beginning nor a copy of that can be had
         grain = self._grain if self._fork is Fork.BLOCK else 1
         if not whole:
             length -= length % grain

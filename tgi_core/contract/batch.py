@@ -32,6 +32,10 @@ class Step:
     output i of the step before; it occurs only where two steps may be in flight."""
     out: IntArray
     """int32 (L,), ascending indices into `tokens` whose logits are wanted; may be empty."""
+    encoded: IntArray | None = None
+    """int32 (R,): how many tokens at the beginning of each row's sequence are the encoder's. Given
+    only to a backend that has `Capabilities.encoder`; such a beginning is never cut: `past[r]` is 0
+    or at least `encoded[r]`, and `past[r] + n[r]` is more."""
     adapter: IntArray | None = None
     """int32 (R,): the place of each row's adapter (`HoldsAdapters`), 0 for the base model; None if
     all are 0."""

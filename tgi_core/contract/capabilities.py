@@ -64,6 +64,22 @@ class TwoWay(Enum):
     """All tokens of a prompt that holds an image see one another."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """A model with an encoder reads the whole prompt there; its decoder writes the output alone.
+
+    A sequence is the prompt, then what the decoder begins with, then the output. Room for the
+    encoder's tokens is reserved like any other, and `fork` is never asked for less than them.
+    """
+
+    start: tuple[int, ...]
+    """What every decoder begins with; at least one token."""
+    max_prompt_tokens: int | None = None
+    """Longest prompt that the encoder was made for; None if it does not say."""
+    max_output_tokens: int | None = None
+    """Most tokens of the decoder, `start` included; None if it does not say."""
+
+
 ANY_LENGTH = -1
 """The only member of `Capabilities.draft_lengths` when a decode row may have any length."""
 
@@ -93,6 +109,9 @@ class Capabilities:
     parked_tokens: int | None = None
     """Parked sequences beyond this many tokens make every step slower; None: they cost nothing."""
     fork: Fork = Fork.NONE
+    truncates: bool = True
+    """A sequence may be cut at any length. False: only to nothing, or at what it holds, as with a
+    recurrent state, which cannot go back."""
     mixed: bool = False
     """A step may hold rows of one token and longer rows together."""
     chunked: bool = False
@@ -112,6 +131,8 @@ class Capabilities:
     in parts."""
     embedding: Embedding | None = None
     """How texts are embedded; the backend then has `Embeds`. None: it cannot."""
+    encoder: Encoder | None = None
+    """Where prompts go, if not into the decoder. `chunked` is about the decoder's tokens then."""
     row_buckets: tuple[int, ...] = ()
     """Row counts that cost the same as the next larger one; a hint."""
     steps_in_flight: int = 1

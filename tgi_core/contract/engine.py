@@ -38,6 +38,8 @@ class EngineInfo:
     """What a request may ask for beyond temperature, top-k and top-p."""
     generates: bool = True
     """False if the model only embeds."""
+    encodes: bool = False
+    """Prompts go to an encoder: only the output is the decoder's."""
     embedding: Embedding | None = None
     """How texts are embedded; None if they cannot be."""
 

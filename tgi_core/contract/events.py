@@ -60,6 +60,9 @@ class PromptScored:
     """For the second token of the prompt and all that follow."""
     top: tuple[tuple[TopToken, ...], ...] = ()
     """One list for each of `logprobs`, best first, if the request asks for top tokens."""
+    start: tuple[int, ...] = ()
+    """What the decoder begins with, if the prompt went to an encoder: these tokens stand for the
+    prompt then, for an encoder gives no log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,8 @@ class StepBackend(Protocol):
     def truncate(self, seq: int, length: int) -> None:
         """Drops all tokens of a sequence but the first `length`, and room reserved beyond them.
 
-        Core reserves again before it steps this sequence.
+        Core reserves again before it steps this sequence. `length` respects
+        `Capabilities.truncates`.
         """
         ...
 

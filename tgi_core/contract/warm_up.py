@@ -23,22 +23,26 @@ def warm_up_with(
         lengths: new tokens of each step, all of one sequence.
         progress: told before each step, and at the end.
     """
-    past = 0
+    past = encoded = 0
     for done, wanted in enumerate(lengths):
         progress("warming up", done, len(lengths), "steps")
         n = min(wanted, limits.max_step_tokens, limits.max_sequence_tokens - past)
+        if limits.encoder is not None and not past:
+            encoded = max(1, n - len(limits.encoder.start))
+            n = encoded + len(limits.encoder.start)
         if n > 0 and backend.reserve(0, past + n):
-            backend.step(_step(past, n)).numpy()
+            backend.step(_step(past, n, encoded)).numpy()
             past += n
     backend.release(0)
     progress("warming up", len(lengths), len(lengths), "steps")
 
 
-def _step(past: int, n: int) -> Step:
+def _step(past: int, n: int, encoded: int) -> Step:
     return Step(
         seq=np.zeros(1, np.int32),
         past=np.array([past], np.int32),
         n=np.array([n], np.int32),
         tokens=np.zeros(n, np.int32),
         out=np.array([n - 1], np.int32),
+        encoded=np.array([encoded], np.int32) if encoded else None,
     )

@@ -43,7 +43,8 @@ def build_step(plan: StepPlan) -> tuple[Step, list[Output]]:
         else:
             tokens.extend(sequence.tokens[row.begin : row.known_end - 1])
             tokens.append(-1 - row.previous)
-        if sequence.request.prompt_logprobs:
+        # an encoder gives no logits
+        if sequence.request.prompt_logprobs and not sequence.num_encoded:
             for position in range(row.begin, min(row.end, sequence.num_prompt - 1)):
                 out.append(flat + position - row.begin)
                 outputs.append(Output(row, position + 1))
@@ -67,12 +68,14 @@ def _step(plan: StepPlan, tokens: list[int], out: list[int]) -> Step:
     if any(row.sequence.images for row in plan.rows):
         images, two_way, positions = _images(plan), _two_way(plan), _positions(plan)
     places = [row.sequence.adapter_place for row in plan.rows]
+    encoded = [row.sequence.num_encoded for row in plan.rows]
     return Step(
         seq=np.array([row.sequence.seq for row in plan.rows], np.int32),
         past=np.array([row.begin for row in plan.rows], np.int32),
         n=np.array([row.num_tokens for row in plan.rows], np.int32),
         tokens=np.array(tokens, np.int32),
         out=np.array(out, np.int32),
+        encoded=np.array(encoded, np.int32) if any(encoded) else None,
         adapter=np.array(places, np.int32) if any(places) else None,
         images=tuple(images),
         two_way=two_way,

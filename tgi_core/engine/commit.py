@@ -39,7 +39,24 @@ class Committed:
     """and those that were right and of use."""
 
 
-def commit(outputs: list[Output], sampled: SampledTokens, max_sequence_tokens: int) -> Committed:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Longest:
+    """Where a sequence ends at the latest."""
+
+    sequence: int
+    """Tokens in all."""
+    decoded: int | None = None
+    """Tokens besides those that an encoder reads; None: as many as there is room for."""
+
+    def reached(self, sequence: Sequence) -> bool:
+        """Whether no token has room after those of the sequence."""
+        held = len(sequence.tokens)
+        if self.decoded is not None and held - sequence.num_encoded >= self.decoded:
+            return True
+        return held >= self.sequence
+
+
+def commit(outputs: list[Output], sampled: SampledTokens, longest: Longest) -> Committed:
     """Appends tokens to their sequences; those that ended meanwhile are passed over."""
     result = Committed()
     ids, logprobs = sampled.ids.tolist(), sampled.logprobs.tolist()
@@ -53,7 +70,7 @@ def commit(outputs: list[Output], sampled: SampledTokens, max_sequence_tokens: i
             _score(sequence, output.scored, PromptScore(logprobs[i], top), result)
             continue
         rows = range(i, i + 1 + len(output.row.drafts))
-        taken = _take(sequence, ids[rows.start : rows.stop], output.row.drafts, max_sequence_tokens)
+        taken = _take(sequence, ids[rows.start : rows.stop], output.row.drafts, longest)
         if taken.num_tokens:
             result.events.append(_told(sequence, sampled, rows[: taken.num_tokens], taken.finish))
         if taken.fault is not None:
@@ -80,9 +97,7 @@ class _Taken:
     fault: str | None = None
 
 
-def _take(
-    sequence: Sequence, ids: list[int], drafts: tuple[int, ...], max_sequence_tokens: int
-) -> _Taken:
+def _take(sequence: Sequence, ids: list[int], drafts: tuple[int, ...], longest: Longest) -> _Taken:
     """Appends sampled tokens for as long as the drafts before them are right."""
     taken = _Taken()
     for token, draft in zip(ids, (*drafts, None), strict=True):
@@ -91,7 +106,7 @@ def _take(
                 taken.fault = "the model produced no usable number for the next token (NaN or -inf)"
             break  # behind a draft it may be the draft's fault: the next step tells
         sequence.append(token)
-        taken.finish = _finish(sequence, token, max_sequence_tokens)
+        taken.finish = _finish(sequence, token, longest)
         if taken.finish is None:
             taken.fault = advance(sequence, token)
             if taken.fault is not None:
@@ -133,7 +148,7 @@ def _score(sequence: Sequence, position: int, score: PromptScore, result: Commit
         )
 
 
-def _finish(sequence: Sequence, token: int, max_sequence_tokens: int) -> FinishReason | None:
+def _finish(sequence: Sequence, token: int, longest: Longest) -> FinishReason | None:
     """TGI's order: the length comes before the end-of-sequence token."""
     stop = sequence.request.stop
     if sequence.num_generated >= stop.max_new_tokens:
@@ -141,7 +156,7 @@ def _finish(sequence: Sequence, token: int, max_sequence_tokens: int) -> FinishR
     # a guided sequence is given one only where the text is complete
     if token in stop.eos_token_ids and (not stop.ignore_eos or sequence.matcher is not None):
         return FinishReason.EOS
-    if len(sequence.tokens) >= max_sequence_tokens:
+    if longest.reached(sequence):
         return FinishReason.LENGTH
     return None
 

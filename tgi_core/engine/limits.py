@@ -63,8 +63,16 @@ def engine_info(
             f"the KV cache holds {capabilities.cache_tokens} tokens, too few for a prompt and an "
             "answer: give it more with --cache-tokens."
         )
+    encoder = capabilities.encoder
+    if encoder is not None:
+        longest -= len(encoder.start)
     longest_prompt = longest - 1 if capabilities.generates else longest
-    if not capabilities.chunked:
+    if encoder is not None:
+        at_once = min(capabilities.max_prefill_tokens, capabilities.max_step_tokens)
+        longest_prompt = min(
+            longest_prompt, at_once - len(encoder.start), encoder.max_prompt_tokens or longest
+        )
+    elif not capabilities.chunked:
         longest_prompt = min(
             longest_prompt, capabilities.max_prefill_tokens, capabilities.max_step_tokens
         )
@@ -87,6 +95,7 @@ def engine_info(
         features=frozenset(features),
         generates=capabilities.generates,
         embedding=capabilities.embedding,
+        encodes=encoder is not None,
     )
 
 

@@ -29,6 +29,7 @@ from tgi_core.contract import (
     LoadRequest,
     Modality,
     Progress,
+    PromptScored,
     QueuePolicy,
     Request,
     RequestFailed,
@@ -39,7 +40,7 @@ from tgi_core.contract import (
     Vocabulary,
 )
 from tgi_core.engine.adapters import AdapterStore
-from tgi_core.engine.commit import Committed, commit
+from tgi_core.engine.commit import Committed, Longest, commit
 from tgi_core.engine.guidance import Guidance
 from tgi_core.engine.images import ImageStore
 from tgi_core.engine.launch import InFlight, embed, launch
@@ -131,6 +132,12 @@ class StepEngine:
             adjustments=self._adjustments,
         )
         self._capabilities = capabilities
+        encoder = capabilities.encoder
+        self._start = encoder.start if encoder is not None else ()
+        self._longest = Longest(
+            sequence=self.info.max_sequence_tokens + len(self._start),
+            decoded=encoder.max_output_tokens if encoder is not None else None,
+        )
         self._ahead = (
             capabilities.steps_in_flight > 1
             and self._limits.steps_in_flight > 1
@@ -165,7 +172,7 @@ class StepEngine:
             )
             return
         key = self._policy.key(request, next(self._arrivals))
-        sequence = Sequence(request, key, monotonic())
+        sequence = Sequence(request, key, monotonic(), self._start)
         self._sequences[request.request_id] = sequence
         self._preparation.add(sequence)
 
@@ -284,6 +291,12 @@ class StepEngine:
                 num_cached=num_cached,
             )
         )
+        if sequence.num_encoded and sequence.request.prompt_logprobs:
+            self._events.append(
+                PromptScored(
+                    request_id=sequence.request.request_id, logprobs=(), start=self._start[:1]
+                )
+            )
 
     def _run(self, plan: StepPlan) -> None:
         """One step from start to end."""
@@ -328,7 +341,7 @@ class StepEngine:
         for row in step.plan.rows:
             if id(row.sequence) not in sampled_again:
                 row.sequence.pending = None
-        result = commit(step.outputs, sampled, self.info.max_sequence_tokens)
+        result = commit(step.outputs, sampled, self._longest)
         for row in step.plan.rows:
             self._note(row)
             self.scheduler.settle(row)

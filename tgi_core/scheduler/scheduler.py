@@ -52,7 +52,12 @@ class SchedulerLimits:
         max_step_tokens: int | None = None,
         max_chunk_tokens: int | None = None,
     ) -> SchedulerLimits:
-        """The capabilities, with a smaller token budget and smaller chunks if wanted."""
+        """The capabilities, with a smaller token budget and smaller chunks if wanted.
+
+        Where prompts cannot be cut no budget may be smaller than the longest of them.
+        """
+        if not capabilities.chunked or capabilities.encoder is not None:
+            max_step_tokens = max_chunk_tokens = None
         chunk = capabilities.max_prefill_tokens
         if max_chunk_tokens is not None and capabilities.chunked:
             chunk = min(chunk, max_chunk_tokens)
@@ -262,7 +267,7 @@ class Scheduler:
                 break  # its turn is next
             if place is not None and sequence.adapter_place != place:
                 break
-            if not self._limits.chunked and sequence.num_left > budget:
+            if self._least(sequence) > budget:
                 break
             if self._shares_soon(sequence):
                 break
@@ -278,12 +283,20 @@ class Scheduler:
         left = sequence.num_left
         if not (self._limits.mixed or sequence.request.embedding) and min(left, budget) == 1:
             return 0  # a row of one token belongs to a step of such rows
+        if self._least(sequence) > budget:
+            return 0
         if not self._limits.chunked:
-            return left if left <= budget else 0
+            return left
         most = min(budget, self._limits.max_chunk_tokens)
         if sequence.request.prompt_logprobs and sequence.num_computed < sequence.num_prompt:
             most = min(most, _SCORED_CHUNK_TOKENS)
-        return _around_blocks(sequence, min(left, most), budget)
+        return _around_blocks(sequence, min(left, max(most, self._least(sequence))), budget)
+
+    def _least(self, sequence: Sequence) -> int:
+        """The shortest row that the rest of a prompt may begin with."""
+        if not self._limits.chunked:
+            return sequence.num_left
+        return max(1, sequence.num_encoded + 1 - sequence.num_computed)
 
     def _admit(self, sequence: Sequence) -> bool:
         request = sequence.request

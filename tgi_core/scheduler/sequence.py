@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,7 @@ class Sequence:
         "matcher",
         "new_matcher",
         "num_computed",
+        "num_encoded",
         "num_prompt",
         "pending",
         "pooled",
@@ -98,12 +101,19 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: Request, key: tuple[float, ...], arrival_s: float) -> None:
+    def __init__(
+        self,
+        request: Request,
+        key: tuple[float, ...],
+        arrival_s: float,
+        start: tuple[int, ...] = (),
+    ) -> None:
+        """`start`: what the decoder begins with, if the prompt goes to an encoder."""
         self.request = request
         self.key = key
         """Order of admission; the largest is preempted first."""
         self.arrival_s = arrival_s
-        self.tokens: list[int] = [*request.prompt, *request.resumed]
+        self.tokens: list[int] = [*request.prompt, *start, *request.resumed]
         """Prompt and output, as far as known."""
         self.keys: list[int] = self.tokens
         """The same for the prefix cache, where other numbers stand for placeholders of images."""
@@ -114,7 +124,10 @@ class Sequence:
         step, or found in the cache as a whole."""
         self.positions: Positions | None = None
         """None if each token stands at its place in the sequence."""
-        self.num_prompt = len(request.prompt)
+        self.num_prompt = len(request.prompt) + len(start)
+        """Tokens that were not generated."""
+        self.num_encoded = len(request.prompt) if start else 0
+        """Tokens at the beginning that an encoder reads, all of them at once."""
         self.num_computed = 0
         """Tokens whose keys and values the cache holds, or will when the running step is done."""
         self.pending: int | None = None
@@ -123,7 +136,7 @@ class Sequence:
         self.status = Status.WAITING
         self.started = False
         """Whether it was announced as started."""
-        self.salt = _salt(request)
+        self.salt = _salt(request, encoded=bool(start))
         """Only sequences of one salt share keys and values."""
         self.adapter_place = 0
         """Where the backend holds its adapter; 0 for the base model. Set before it is scheduled."""
@@ -142,7 +155,8 @@ class Sequence:
         self.expects_draft = False
         """Whether its next row is to have drafts, and so has to wait for all its tokens."""
         if request.sampling.penalized:
-            self.counts = Counter(dict.fromkeys(request.prompt, 0))
+            seen = start or request.prompt
+            self.counts = Counter(dict.fromkeys(seen, 0))
             self.counts.update(request.resumed)
 
     @property
@@ -182,7 +196,9 @@ class Sequence:
         return self.keys[: self.num_computed]
 
 
-def _salt(request: Request) -> str:
+def _salt(request: Request, *, encoded: bool) -> str:
     # a version is of hexadecimal digits, so no wish of a client reads like another adapter's
     adapter = request.adapter
-    return f"{adapter.version if adapter else ''}/{request.cache_salt}"
+    # what an encoder makes of a prompt is of use to that very prompt only
+    prompt = blake2b(array("i", request.prompt).tobytes()).hexdigest() if encoded else ""
+    return f"{prompt}{adapter.version if adapter else ''}/{request.cache_salt}"

@@ -31,6 +31,7 @@ from tgi_core.contract import (
     BlockTables,
     Capabilities,
     Embedding,
+    Encoder,
     Fork,
     HostLogits,
     Image,
@@ -49,7 +50,7 @@ from tgi_core.contract import (
     TwoWay,
     Verdict,
 )
-from tgi_core.errors import BadAdapter, BadImage, BadModel, UsageError
+from tgi_core.errors import BadAdapter, BadImage, BadModel, Unsupported, UsageError
 from tgi_core.plugin import hookimpl
 from tgi_core.sampling.reference import sample
 
@@ -75,6 +76,9 @@ class FakeShape:
     max_step_tokens: int = 8192
     max_sequence_tokens: int = 4096
     fork: Fork = Fork.ANY
+    truncates: bool = True
+    decoder_start: int = -1
+    """What its decoder begins with; -1 has no encoder. The encoder's cells are like all others."""
     mixed: bool = True
     chunked: bool = True
     draft_length: int = ANY_LENGTH
@@ -149,9 +153,11 @@ class FakeBackend:
             cache_tokens=blocks * shape.block_tokens,
             cache_grain_tokens=shape.block_tokens,
             fork=shape.fork,
+            truncates=bool(shape.truncates),
+            encoder=Encoder(start=(shape.decoder_start,)) if shape.decoder_start >= 0 else None,
             mixed=shape.mixed,
             chunked=shape.chunked,
-            draft_lengths=(shape.draft_length,) if shape.draft_length else (),
+            draft_lengths=(shape.draft_length,) if shape.draft_length and shape.truncates else (),
             logits=shape.logits,
             adapters=shape.adapters,
             modalities=frozenset(Modality) if shape.images else frozenset({Modality.TEXT}),
@@ -183,6 +189,9 @@ class FakeBackend:
 
     def truncate(self, seq: int, length: int) -> None:
         """Gives blocks back."""
+        assert self._shape is not None, "load comes first"
+        if not self._shape.truncates and length not in (0, self.tables.held(seq)):
+            raise Unsupported("a sequence cut in the middle")
         self.tables.truncate(seq, length)
 
     def release(self, seq: int) -> None:
@@ -191,6 +200,7 @@ class FakeBackend:
 
     def step(self, step: Step) -> PendingLogits:
         """Writes a cell for each new token, then reads all cells up to each wanted one."""
+        _check_encoded(step, self._shape)
         tables, row_of, position = self._write(step)
         return HostLogits(self._logits(tables, row_of[step.out], position[step.out]))
 
@@ -310,6 +320,20 @@ class FakeBackend:
     def _copy(self, copies: list[BlockCopy]) -> None:
         for copy in copies:
             self._cells[copy.dst + 1] = self._cells[copy.src + 1]
+
+
+def _check_encoded(step: Step, shape: FakeShape | None) -> None:
+    """What the contract says of prompts that go to an encoder."""
+    if shape is None or shape.decoder_start < 0:
+        return
+    if step.encoded is None:
+        raise Unsupported("a prompt for the decoder")
+    whole = (step.past == 0) | (step.past >= step.encoded)
+    if not (whole & (step.past + step.n > step.encoded)).all():
+        raise Unsupported("a part of a prompt")
+    row_of = np.repeat(np.arange(step.num_rows), step.n)[step.out]
+    if (step.token_positions()[step.out] < step.encoded[row_of]).any():
+        raise Unsupported("logits of an encoder")
 
 
 def _cell(tokens: NDArray[np.int32], position: NDArray[np.int32]) -> NDArray[np.uint64]:

@@ -56,9 +56,9 @@ def convert(source: Path, target: Path, quantize: str | None, progress: Progress
         import torch
         from tgi_backend_torch.checkpoint import find_checkpoint
         from tgi_backend_torch.loader import (
+            flat_model_class,
             load_model,
             longest_sequence,
-            model_class,
             quiet,
             read_config,
         )
@@ -74,7 +74,7 @@ def convert(source: Path, target: Path, quantize: str | None, progress: Progress
         check_quantization(quantize)
         import_nncf()
     config = read_config(source)
-    cls = model_class(config)
+    cls = flat_model_class(config)
     checkpoint = find_checkpoint(source)
     _check_disk(target, checkpoint.num_bytes + _SPARE_BYTES)
     dtype = checkpoint.dtype

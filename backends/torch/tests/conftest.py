@@ -6,7 +6,18 @@ import pytest
 import transformers
 from tgi_backend_torch.runner import TorchBackend
 
-from tests.families import FAMILIES, GQA, Driver, make_model, request_for
+from tests.families import (
+    ENCODING,
+    FAMILIES,
+    GQA,
+    PADDED,
+    RECURRENT,
+    Driver,
+    make_model,
+    request_for,
+)
+
+ALL = {**FAMILIES, **PADDED, **RECURRENT, **ENCODING}
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +28,7 @@ def family_folder(tmp_path_factory):
     def make(name: str) -> Path:
         if name not in made:
             folder = tmp_path_factory.mktemp("models") / "model"
-            made[name] = make_model(folder, FAMILIES[name]())
+            made[name] = make_model(folder, ALL[name]())
         return made[name]
 
     return make

@@ -44,7 +44,7 @@ class PagedCache:
         self.num_blocks = num_blocks
         self.dtype = dtype
         self.device = device
-        self.cell_bytes = max(shape.numbers for shape in layers) * dtype.itemsize
+        self.cell_bytes = max((shape.numbers for shape in layers), default=0) * dtype.itemsize
         """Keys and values of one token in one layer, the largest one."""
         blocks = num_blocks + 1
         # zeros are written, not only promised: a page that was never touched is slow to read
@@ -101,6 +101,17 @@ class PagedCache:
         return (
             _gather(self._keys[layer], blocks, self._key_buffer),
             _gather(self._values[layer], blocks, self._value_buffer),
+        )
+
+    def read_cells(self, layer: int, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values of cells, int64 (B, W).
+
+        Returns:
+            (B, W, kv_heads, key_dim) and (..., value_dim).
+        """
+        return (
+            self._keys[layer].flatten(0, 1)[cells],
+            self._values[layer].flatten(0, 1)[cells],
         )
 
     def copy(self, copies: Sequence[BlockCopy]) -> None:

@@ -144,8 +144,8 @@ def _without_index(folder: Path) -> dict[Path, set[str] | None]:
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         raise BadModel(
-            f"{folder} holds no weights: no *.safetensors file. Checkpoints of other kinds must "
-            "be converted first."
+            f"{folder} holds no weights: no *.safetensors file. Pickled ones (*.bin) must be "
+            "converted first: tgi convert FOLDER TARGET --backend torch."
         )
     if len(found) > 1:
         raise BadModel(

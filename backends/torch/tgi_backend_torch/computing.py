@@ -94,11 +94,19 @@ class EagerComputing:
         return layout.positions
 
     def _tokens(self, tokens: NDArray[np.int32]) -> Tensor:
-        """int64 (T,), what was sampled in the place of tokens that name it."""
-        given = self._to_device(tokens.astype(np.int64))
-        if self._sampled is None or tokens.min(initial=0) >= 0:
-            return given
-        named = self._to_device(np.maximum(-1 - tokens, 0).astype(np.int64))
-        # a row that could not be sampled fails as soon as that is read
-        last = self._sampled.long().clamp_min(0)
-        return torch.where(given < 0, last[named], given)
+        return named_tokens(tokens, self._sampled, self._to_device)
+
+
+def named_tokens(
+    tokens: NDArray[np.int32],
+    sampled: Tensor | None,
+    to_device: Callable[[NDArray[Any]], Tensor],
+) -> Tensor:
+    """int64 (T,), what was sampled, int32 (L,), in the place of tokens that name it."""
+    given = to_device(tokens.astype(np.int64))
+    if sampled is None or tokens.min(initial=0) >= 0:
+        return given
+    named = to_device(np.maximum(-1 - tokens, 0).astype(np.int64))
+    # a row that could not be sampled fails as soon as that is read
+    last = sampled.long().clamp_min(0)
+    return torch.where(given < 0, last[named], given)

@@ -20,7 +20,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.checkpoint import find_checkpoint
 from tgi_backend_torch.device import CpuDevice, Device
-from tgi_backend_torch.loader import load_model, longest_sequence, read_config
+from tgi_backend_torch.loader import load_model, longest_sequence, own_attention, read_config
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import longest_text, read_pooling
 from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_shards, refuse_unknown
@@ -83,7 +83,7 @@ class EncoderBackend:
             dtype,
             device.torch_device,
             progress,
-            attention="sdpa" if cls._supports_sdpa else "eager",
+            attention=own_attention(cls),
             **arguments,
         )
         model.config.use_cache = False

@@ -14,6 +14,7 @@ import transformers
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -69,53 +70,62 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class for text generation, after all checks that need no weights.
+    """The class for text generation.
 
     Raises:
-        UnsupportedModel: naming what it is that the runner cannot do.
+        UnsupportedModel: there is none, or it looks at images in a way that is not known here.
     """
-    name = config.model_type
+    seeing = seeing_class(config)
+    if seeing is not None:
+        return seeing
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    kind = "causal"
+    if config.is_encoder_decoder:
+        classes, kind = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, "sequence-to-sequence"
+    if type(config) not in classes:
+        raise UnsupportedModel(
+            f"transformers {transformers.__version__} has no {kind} language model of type "
+            f"{config.model_type}."
+        )
+    cls: type[PreTrainedModel] = classes[type(config)]
+    return cls
+
+
+def why_not_flat(cls: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
+    """Why a model cannot run in flat batches with our attention, as far as its class tells."""
     text = config.get_text_config()
     if config.is_encoder_decoder:
-        raise UnsupportedModel(
-            f"{name} is an encoder-decoder; the torch backend runs decoder-only models."
-        )
-    cls = seeing_class(config) or _causal_class(config)
+        return f"{cls.__name__} has an encoder"
     if getattr(cls, "_is_stateful", False):
-        raise UnsupportedModel(
-            f"{cls.__name__} keeps a recurrent state; the torch backend runs models whose only "
-            "state is attention's keys and values."
-        )
+        return f"{cls.__name__} keeps a recurrent state"
     strange = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
     if strange:
-        raise UnsupportedModel(
-            f"{cls.__name__} has layers of the kind {', '.join(sorted(strange))}; the torch "
-            "backend runs full and sliding attention."
-        )
+        return f"{cls.__name__} has layers of the kind {', '.join(sorted(strange))}"
     if not cls._can_set_attn_implementation():
-        raise UnsupportedModel(
-            f"{cls.__name__} of transformers {transformers.__version__} computes attention by "
-            "itself instead of through the attention interface, so a paged cache cannot be put "
-            "under it."
-        )
+        return f"{cls.__name__} computes attention by itself"
     parameters = inspect.signature(cls.forward).parameters
     for parameter in ("input_ids", "position_ids"):
         if parameter not in parameters:
-            raise UnsupportedModel(
-                f"{cls.__name__} takes no {parameter}, which batches without padding need."
-            )
+            return f"{cls.__name__} takes no {parameter}"
+    return None
+
+
+def flat_model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class for text generation, of a model that can run in flat batches.
+
+    Raises:
+        UnsupportedModel: there is none, or it cannot; says why.
+    """
+    cls = model_class(config)
+    fault = why_not_flat(cls, config)
+    if fault is not None:
+        raise UnsupportedModel(f"{fault}, so our attention cannot be put under it.")
     return cls
 
 
-def _causal_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModel(
-            f"transformers {transformers.__version__} has no causal language model of type "
-            f"{config.model_type}."
-        )
-    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
-    cls: type[PreTrainedModel] = classes[type(config)]
-    return cls
+def own_attention(cls: type[PreTrainedModel]) -> str:
+    """The attention that transformers would choose for a model."""
+    return "sdpa" if cls._supports_sdpa else "eager"
 
 
 def load_model(
@@ -201,8 +211,12 @@ def longest_sequence(config: PretrainedConfig, *, windowed: bool) -> int | None:
     """
     text = config.get_text_config()
     trained: int | None = getattr(text, "max_position_embeddings", None)
+    if trained is None:
+        trained = getattr(text, "max_seq_len", None)  # MPT's word for it
     window = getattr(text, "sliding_window", None)
     slides = isinstance(window, int) and getattr(text, "use_sliding_window", True)
+    kinds = getattr(text, "layer_types", None)
+    slides = slides and (kinds is None or "sliding_attention" in kinds)
     limits = (trained, _rope_limit(config), window if slides and not windowed else None)
     return min((limit for limit in limits if limit is not None), default=None)
 

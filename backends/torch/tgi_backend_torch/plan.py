@@ -13,7 +13,13 @@ from tgi_backend_torch.cache import BLOCK_TOKENS
 from tgi_backend_torch.checkpoint import find_checkpoint
 from tgi_backend_torch.device import CpuDevice, DeviceOfRanks
 from tgi_backend_torch.group import Unconnected
-from tgi_backend_torch.loader import empty_model, longest_sequence, model_class, read_config
+from tgi_backend_torch.loader import (
+    empty_model,
+    longest_sequence,
+    model_class,
+    read_config,
+    why_not_flat,
+)
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shards import connect_layers, cut_model, plan_cuts
 from tgi_backend_torch.tally import Tally
@@ -21,6 +27,7 @@ from tgi_backend_torch.trial import learn_layers
 from tgi_backend_torch.vision import make_causal
 from tgi_backend_torch.wishes import choose_dtype, refuse_unknown
 from tgi_core.contract import Capabilities, DType, LoadRequest, MemoryPlan, Step, plan_sizes
+from tgi_core.errors import UnsupportedModel
 
 
 def plan_model(
@@ -39,6 +46,9 @@ def plan_model(
     config = read_config(request.model.path)
     make_causal(config)
     cls = model_class(config)
+    fault = why_not_flat(cls, config)
+    if fault is not None:
+        raise UnsupportedModel(_unplanned(fault))
     dtype = choose_dtype(request.dtype, find_checkpoint(request.model.path), device)
     if memory_bytes is None:
         memory_bytes = device.free_bytes()
@@ -53,7 +63,10 @@ def plan_model(
             connect_layers(model, cuts, Unconnected(size), 0)
         device.prepare(model, dtype)
         weights_bytes = tally.live_bytes
-        trial, logits = learn_layers(model)
+        try:
+            trial, logits = learn_layers(model)
+        except UnsupportedModel as error:
+            raise UnsupportedModel(_unplanned(str(error))) from error
         del logits
         longest = longest_sequence(config, windowed=trial.windowed)
         cell_bytes = trial.cell_numbers * dtype.itemsize
@@ -104,6 +117,13 @@ def largest_step(limits: Capabilities) -> tuple[Step | None, Step]:
     past = limits.max_sequence_tokens - n
     outputs = min(limits.max_rows, n)
     return _step(0, past, 0) if past else None, _step(past, n, outputs)
+
+
+def _unplanned(fault: str) -> str:
+    return (
+        f"{fault.rstrip('.')}. What does not run in flat batches cannot be planned: serve it, and "
+        "it says what does not fit."
+    )
 
 
 def _step(past: int, n: int, num_outputs: int) -> Step:

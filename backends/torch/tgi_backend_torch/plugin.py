@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tgi_backend_torch.sentences import embeds_only
 from tgi_core.contract import (
     BackendSpec,
@@ -10,6 +12,7 @@ from tgi_core.contract import (
     ModelFiles,
     ModelFormat,
     Probe,
+    Progress,
     StepBackend,
     Verdict,
 )
@@ -26,12 +29,17 @@ def accepts(files: ModelFiles) -> Verdict:
 
 def has_safetensors(files: ModelFiles) -> Verdict:
     """Whether the model is a folder with config.json and safetensors files."""
-    if files.format is not ModelFormat.SAFETENSORS:
+    if files.format not in (ModelFormat.SAFETENSORS, ModelFormat.OTHER):
         return Verdict(False, "the torch backend reads folders of safetensors files")
     if not (files.path / "config.json").is_file():
         return Verdict(False, f"{files.path} holds no config.json")
     if not any(files.path.glob("*.safetensors")):
-        return Verdict(False, f"{files.path} holds no *.safetensors file")
+        return Verdict(
+            False,
+            f"{files.path} holds no *.safetensors file. Pickled weights (pytorch_model.bin) are "
+            "never read when serving: `hf download` fetches them, and "
+            "`tgi convert FOLDER TARGET --backend torch` converts the folder",
+        )
     return Verdict(True)
 
 
@@ -47,6 +55,13 @@ def plan(request: LoadRequest, memory_bytes: int | None) -> MemoryPlan:
     from tgi_backend_torch.plan import plan_model
 
     return plan_model(request, memory_bytes)
+
+
+def convert(model: ModelFiles, target: Path, quantize: str | None, progress: Progress) -> None:
+    """Pickled weights to safetensors; see `Converter`."""
+    from tgi_backend_torch.pickled import convert_pickled
+
+    convert_pickled(model.path, target, quantize, progress)
 
 
 def create() -> StepBackend:
@@ -69,4 +84,5 @@ def tgi_backend() -> BackendSpec:
         description="transformers models on the CPU",
         shards=True,
         plan=plan,
+        convert=convert,
     )

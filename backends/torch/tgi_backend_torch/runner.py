@@ -17,16 +17,25 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
-from tgi_backend_torch.checkpoint import find_checkpoint
-from tgi_backend_torch.computing import Computing, EagerComputing
+from tgi_backend_torch.checkpoint import Checkpoint, find_checkpoint
+from tgi_backend_torch.computing import EagerComputing
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Alone, Meeting
 from tgi_backend_torch.heads import MedusaHeads
-from tgi_backend_torch.loader import load_model, longest_sequence, model_class, read_config
+from tgi_backend_torch.loaded import Loaded
+from tgi_backend_torch.loader import (
+    load_model,
+    longest_sequence,
+    model_class,
+    own_attention,
+    read_config,
+    why_not_flat,
+)
 from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
+from tgi_backend_torch.make_padded import make_padded
 from tgi_backend_torch.pool import pool_rows
-from tgi_backend_torch.sentences import embeds_only, read_pooling
+from tgi_backend_torch.sentences import embedding_of, embeds_only
 from tgi_backend_torch.shards import Cuts, connect_layers, load_part
 from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
 from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
@@ -42,12 +51,10 @@ from tgi_core.contract import (
     BlockPool,
     BlockTables,
     Capabilities,
-    Embedding,
     Image,
     LoadRequest,
     Modality,
     PendingLogits,
-    Pooling,
     Progress,
     ReadImage,
     Sizes,
@@ -84,23 +91,6 @@ class TorchLogits:
         return array
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """All that exists between load and close."""
-
-    model: FlatModel
-    computing: Computing
-    dtype: torch.dtype
-    cache: PagedCache
-    tables: BlockTables
-    adapters: AdapterBank
-    vision: ImageTower | None
-    """None if the model takes text alone."""
-    max_adapter_rank: int
-    reference: str
-    capabilities: Capabilities
-
-
 class TorchBackend:
     """Satisfies `StepBackend`, `Embeds`, `EncodesImages` and `HoldsHeads`.
 
@@ -110,7 +100,7 @@ class TorchBackend:
     def __init__(self, device: Device | None = None, meeting: Meeting | None = None) -> None:
         self._device: Device = device or CpuDevice()
         self._meeting: Meeting = meeting or Alone()
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
         self._heads: MedusaHeads | None = None
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
@@ -136,13 +126,31 @@ class TorchBackend:
             and request.max_step_tokens is None
         ):
             request = replace(request, max_step_tokens=_WHOLE_PROMPT_TOKENS)
-        model, cuts = self._weights(request, config, progress)
+        cls = model_class(config)
+        fault = why_not_flat(cls, config)
+        if fault is not None:
+            model = load_model(
+                cls,
+                config,
+                *self._weights(request),
+                device.torch_device,
+                progress,
+                attention=own_attention(cls),
+            )
+            return self._take_padded(model, request, fault)
+        model, cuts = self._flat_model(cls, config, request, progress)
         dtype = model.dtype
         device.prepare(model, dtype)
         group = self._meeting.join()
         if cuts is not None:
             connect_layers(model, cuts, group, self._meeting.rank)
-        trial = try_model(model)
+        try:
+            trial = try_model(model)
+        except UnsupportedModel as error:
+            if cuts is not None:
+                raise
+            model.set_attn_implementation("eager")
+            return self._take_padded(model, request, str(error))
         sizes = choose_sizes(
             request,
             cell_bytes=trial.cell_numbers * self._cache_dtype(request, dtype).itemsize,
@@ -177,7 +185,7 @@ class TorchBackend:
         capabilities = replace(
             sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
             adapters=AdapterRows.ROW,
-            embedding=_embedding(request.model.path, hidden_size),
+            embedding=embedding_of(request.model.path, hidden_size),
             modalities=frozenset(Modality if takes_images else {Modality.TEXT}),
             two_way=two_way or TwoWay.NONE,
         )
@@ -185,29 +193,48 @@ class TorchBackend:
         computing = device.computing(flat, cache, capabilities)
         for index, layer in enumerate(trial.layers):
             layer.module.tgi_layer = BoundLayer(computing.attention, index)  # type: ignore[assignment]
-        self._loaded = _Loaded(
-            model=flat,
+        self._loaded = Loaded(
+            request=request,
             computing=computing,
             dtype=dtype,
             cache=cache,
             tables=tables,
             adapters=AdapterBank(trial.adaptable, device.torch_device),
-            vision=ImageTower(model, request.model.path) if takes_images else None,
-            max_adapter_rank=request.max_adapter_rank or _MAX_ADAPTER_RANK,
-            reference=request.model.reference,
             capabilities=capabilities,
+            num_bytes=cache.num_bytes,
+            flat=flat,
+            vision=ImageTower(model, request.model.path) if takes_images else None,
         )
         return capabilities
 
-    def _weights(
-        self, request: LoadRequest, config: PretrainedConfig, progress: Progress
+    def _take_padded(
+        self, model: PreTrainedModel, request: LoadRequest, fault: str
+    ) -> Capabilities:
+        """Makes the cache of a model that no flat batch holds, and why it does not."""
+        logger.info("the model runs in padded batches: %s", fault)
+        try:
+            self._loaded = make_padded(model, request, self._device)
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"{fault.rstrip('.')}. In padded batches, {error}") from error
+        return self._loaded.capabilities
+
+    def _weights(self, request: LoadRequest) -> tuple[Checkpoint, torch.dtype]:
+        """Where they are, and what they are computed in."""
+        checkpoint = find_checkpoint(request.model.path)
+        dtype = choose_dtype(request.dtype, checkpoint, self._device)
+        check_weights_fit(checkpoint, dtype, self._device, self._meeting.size)
+        return checkpoint, dtype
+
+    def _flat_model(
+        self,
+        cls: type[PreTrainedModel],
+        config: PretrainedConfig,
+        request: LoadRequest,
+        progress: Progress,
     ) -> tuple[PreTrainedModel, Cuts | None]:
         """The model, on the device; or this rank's part of it, and how it was cut."""
-        cls = model_class(config)
-        checkpoint = find_checkpoint(request.model.path)
+        checkpoint, dtype = self._weights(request)
         rank, size = self._meeting.rank, self._meeting.size
-        dtype = choose_dtype(request.dtype, checkpoint, self._device)
-        check_weights_fit(checkpoint, dtype, self._device, size)
         device = self._device.torch_device
         if size == 1:
             return load_model(cls, config, checkpoint, dtype, device, progress), None
@@ -255,24 +282,29 @@ class TorchBackend:
         self._here().tables.release(seq)
 
     def step(self, step: Step) -> PendingLogits:
-        """One forward of all rows side by side; see `StepBackend.step`."""
+        """One forward of all rows; see `StepBackend.step`."""
         loaded = self._here()
         logits = self._run(step, loaded.computing.logits)
-        if self._heads is None:
+        if self._heads is None or loaded.flat is None:
             return TorchLogits(logits)
         wanted = self._device.to_device(step.out.astype(np.int64))
-        return TorchLogits(logits, loaded.model.wanted_states(self._heads.last_states(), wanted))
+        return TorchLogits(logits, loaded.flat.wanted_states(self._heads.last_states(), wanted))
 
     def load_heads(self, path: Path) -> int:
         """Reads a folder of Medusa; see `HoldsHeads.load_heads`."""
         loaded = self._here()
+        if loaded.flat is None:
+            raise UnsupportedModel(
+                "Medusa heads do not run on models that run in padded batches: choose "
+                "--speculator ngram, which needs none."
+            )
         if not isinstance(loaded.computing, EagerComputing):
             # a graph that was captured does not call what looks at the hidden states
             raise UnsupportedModel(
                 f"Medusa heads do not run on {loaded.capabilities.device} yet: choose "
                 "--speculator ngram, which needs none."
             )
-        lm_head = loaded.model.model.get_output_embeddings()
+        lm_head = loaded.flat.model.get_output_embeddings()
         self._heads = MedusaHeads.read(path, lm_head, loaded.dtype, self._device.torch_device)
         return self._heads.num
 
@@ -299,6 +331,10 @@ class TorchBackend:
         if loaded.vision is not None:
             loaded.vision.begin(step)
         ends = step.past + step.n
+        held = [loaded.tables.held(seq) for seq in step.seq.tolist()]
+        if not loaded.capabilities.truncates and held != step.past.tolist():
+            # its tokens could not be sampled, and states do not go back: begun anew it is right
+            raise OutOfMemory("a step of recurrent states cannot be taken again")
         with self._telling_want_of_memory(f"a step of {step.num_tokens} tokens"):
             out = compute(step, loaded.tables.rows(step.seq, int(ends.max())))
         for seq, end in zip(step.seq.tolist(), ends.tolist(), strict=True):
@@ -330,9 +366,9 @@ class TorchBackend:
         adapter = read_peft(
             path,
             loaded.adapters.shapes(),
-            max_rank=loaded.max_adapter_rank,
+            max_rank=loaded.request.max_adapter_rank or _MAX_ADAPTER_RANK,
             free_bytes=self._device.free_bytes(),
-            model=loaded.reference,
+            model=loaded.request.model.reference,
         )
         return placed(adapter, loaded.dtype, self._device.torch_device)
 
@@ -347,7 +383,7 @@ class TorchBackend:
         loaded = self._here()
         return BackendStats(
             cache_tokens_used=loaded.tables.used_blocks * BLOCK_TOKENS,
-            memory_bytes=loaded.cache.num_bytes,
+            memory_bytes=loaded.num_bytes,
         )
 
     def close(self) -> None:
@@ -372,19 +408,7 @@ class TorchBackend:
             raise Unsupported("images")
         return vision
 
-    def _here(self) -> _Loaded:
+    def _here(self) -> Loaded:
         if self._loaded is None:
             raise RuntimeError("no model is loaded")
         return self._loaded
-
-
-def _embedding(folder: Path, hidden_size: int | None) -> Embedding | None:
-    """How a model that generates embeds, if it can: by its last token, or as its folder says."""
-    if hidden_size is None:
-        return None
-    try:
-        pooling = read_pooling(folder)
-    except UnsupportedModel as error:
-        logger.warning("it generates, but cannot embed: %s", error)
-        return None
-    return Embedding(size=hidden_size, pooling=pooling or Pooling.LAST)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from tgi_core.contract import Pooling
+from tgi_core.contract import Embedding, Pooling
 from tgi_core.errors import BadModel, UnsupportedModel
+
+logger = logging.getLogger(__name__)
 
 _MODULES = "modules.json"
 _DEFAULT_POOLING_FOLDER = "1_Pooling"
@@ -20,7 +23,7 @@ _POOLINGS = {
     "pooling_mode_lasttoken": Pooling.LAST,
 }
 _NAMES = {"cls": Pooling.FIRST, "mean": Pooling.MEAN, "lasttoken": Pooling.LAST}
-_GENERATING = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration")
+_GENERATING = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "MTModel")
 
 
 def embeds_only(folder: Path) -> bool:
@@ -32,6 +35,18 @@ def embeds_only(folder: Path) -> bool:
             return False
         return name.endswith(("Model", "ForMaskedLM"))
     return (folder / _MODULES).is_file()
+
+
+def embedding_of(folder: Path, hidden_size: int | None) -> Embedding | None:
+    """How a model that generates embeds, if it can: by its last token, or as its folder says."""
+    if hidden_size is None:
+        return None
+    try:
+        pooling = read_pooling(folder)
+    except UnsupportedModel as error:
+        logger.warning("it generates, but cannot embed: %s", error)
+        return None
+    return Embedding(size=hidden_size, pooling=pooling or Pooling.LAST)
 
 
 def read_pooling(folder: Path) -> Pooling | None:

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.checkpoint import Checkpoint, MappedWeights
 from tgi_backend_torch.group import Group
-from tgi_backend_torch.loader import empty_model, load_model
+from tgi_backend_torch.loader import empty_model, load_model, why_not_flat
 from tgi_core.contract import Progress
 from tgi_core.errors import UnsupportedModel
 
@@ -80,6 +80,9 @@ def check_shards(cls: type[PreTrainedModel], config: PretrainedConfig, size: int
     Raises:
         UnsupportedModel: see `plan_cuts`.
     """
+    fault = why_not_flat(cls, config)
+    if fault is not None:
+        raise UnsupportedModel(f"{fault}, so it runs on one device: leave out --num-shard.")
     with torch.device("meta"):
         plan_cuts(empty_model(cls, config, torch.bfloat16), 0, size)
 

@@ -22,7 +22,7 @@ from tgi_backend_torch.lora import linear_shape
 from tgi_core.errors import UnsupportedModel
 
 _NUM_TOKENS = 3
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of equal tokens' logits, of the largest logit. A convolution over
 neighbours changes more; rounding changes less."""
 
@@ -84,7 +84,7 @@ def try_model(model: PreTrainedModel) -> Trial:
     """
     trial, logits = learn_layers(model)
     difference = (logits[0] - logits[2]).abs().max()
-    if not difference <= _TOLERANCE[model.dtype] * logits.abs().max():
+    if not difference <= TOLERANCE[model.dtype] * logits.abs().max():
         raise UnsupportedModel(
             f"{type(model).__name__} carries something from token to token besides attention's "
             "keys and values, so sequences cannot lie side by side in a batch."

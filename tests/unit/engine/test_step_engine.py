@@ -40,6 +40,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "a small cache, two steps in flight": {"cache_tokens": 256, "steps_in_flight": 2},
     "forks of whole blocks": {"fork": Fork.BLOCK},
     "no forks": {"fork": Fork.NONE},
+    "no forks and no cuts": {"fork": Fork.NONE, "truncates": False},
+    "no forks and no cuts in a small cache": {
+        "fork": Fork.NONE,
+        "truncates": False,
+        "cache_tokens": 256,
+    },
     "prefill and decode apart": {"mixed": False},
     "prefill and decode apart, in chunks": {
         "mixed": False,

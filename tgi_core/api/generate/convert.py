@@ -182,10 +182,12 @@ def _prefill(choice: Choice, tokenizer: Tokenizer) -> list[PrefillToken]:
     request = choice.request
     if not request.prompt_logprobs:
         return []
-    scored = choice.prompt_scored.logprobs if choice.prompt_scored else ()
+    scored = choice.prompt_scored
+    logprobs = scored.logprobs if scored else ()
+    tokens = (scored.start if scored else ()) or request.prompt
     return [
         PrefillToken(token, tokenizer.token_text(token), logprob)
-        for token, logprob in zip(request.prompt, (None, *scored), strict=True)
+        for token, logprob in zip(tokens, (None, *logprobs), strict=True)
     ]
 
 

@@ -25,6 +25,15 @@ class Echo:
     def logprobs(self, choice: Choice, tokenizer: Tokenizer) -> CompletionLogprobs:
         """Log-probabilities of the prompt's tokens; nothing comes before the first one."""
         scored = choice.prompt_scored
+        if scored is not None and scored.start:  # an encoder has read it, and weighs no token
+            return CompletionLogprobs(
+                tokens=self.tokens,
+                token_logprobs=[None for _ in self.tokens],
+                top_logprobs=[None for _ in self.tokens]
+                if choice.request.sampling.num_top
+                else None,
+                text_offset=self.offsets,
+            )
         return CompletionLogprobs(
             tokens=self.tokens,
             token_logprobs=[None, *(scored.logprobs if scored else ())],

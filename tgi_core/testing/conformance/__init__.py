@@ -20,6 +20,7 @@ for _group in (
     "adapters",
     "batching",
     "embedding",
+    "encoder",
     "engine.adapters",
     "engine.driver",
     "engine.events",
@@ -44,6 +45,7 @@ from tgi_core.testing.conformance.adapters import AdapterPromises  # noqa: E402
 from tgi_core.testing.conformance.batching import BatchingPromises  # noqa: E402
 from tgi_core.testing.conformance.cache import CachePromises  # noqa: E402
 from tgi_core.testing.conformance.embedding import EmbeddingPromises  # noqa: E402
+from tgi_core.testing.conformance.encoder import EncoderPromises  # noqa: E402
 from tgi_core.testing.conformance.engine.adapters import EngineAdapterPromises  # noqa: E402
 from tgi_core.testing.conformance.engine.events import EventPromises  # noqa: E402
 from tgi_core.testing.conformance.engine.grammar import GrammarPromises  # noqa: E402
@@ -69,6 +71,7 @@ class BackendConformance(
     ForkPromises,
     BatchingPromises,
     EmbeddingPromises,
+    EncoderPromises,
     AdapterPromises,
     ImagePromises,
     SamplingPromises,

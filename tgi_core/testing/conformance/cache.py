@@ -109,6 +109,7 @@ class CachePromises(Promises):
 
     def test_truncate_is_exact_at_every_length(self, runner: Runner, compare: Comparison) -> None:
         """The first `length` tokens stay and nothing else does, from 0 to all of them."""
+        _require_truncates(runner)
         prompt, tail = runner.prompt(2 * runner.unit + 2, 1), runner.prompt(3, 2)
         for length in range(len(prompt) + 1):
             after = runner.continuations(prompt[:length], tail)
@@ -118,8 +119,23 @@ class CachePromises(Promises):
             compare.same(runner.decode(seq, tail), after, f"truncated to {length}")
             runner.release(seq)
 
+    def test_truncate_to_nothing_or_to_all_is_exact(
+        self, runner: Runner, compare: Comparison
+    ) -> None:
+        """The two lengths that every backend has: core parks sequences, and begins them anew."""
+        prompt, tail = runner.prompt(runner.unit + 2, 1), runner.prompt(3, 2)
+        after, fresh = runner.continuations(prompt, tail), runner.continuations((), tail)
+        seq = runner.new()
+        runner.feed(seq, prompt)
+        runner.reserve(seq, len(prompt) + runner.unit)
+        runner.truncate(seq, len(prompt))
+        compare.same(runner.decode(seq, tail), after, "truncated to what it holds")
+        runner.truncate(seq, 0)
+        compare.same(runner.decode(seq, tail), fresh, "truncated to nothing")
+
     def test_truncate_can_be_repeated(self, runner: Runner, compare: Comparison) -> None:
         """Shorter and shorter, growing in between: as when drafts are rejected again and again."""
+        _require_truncates(runner)
         tokens = runner.prompt(2 * runner.unit + 5, 1)
         seq = runner.new()
         runner.feed(seq, tokens)
@@ -140,9 +156,13 @@ class CachePromises(Promises):
         for seq, prompt in zip((kept, cut, gone), prompts, strict=True):
             runner.feed(seq, prompt)
         compare.same(runner.decode(kept, tail[:1]), after[:1])
-        runner.truncate(cut, runner.unit // 2)
+        runner.shorten(cut, runner.unit // 2)
         compare.same(runner.decode(kept, tail[1:2]), after[1:2], "after a truncate elsewhere")
         runner.release(gone)
         runner.feed(gone, runner.prompt(2 * runner.unit, 5))
         runner.decode(cut, runner.prompt(runner.unit, 6))
         compare.same(runner.decode(kept, tail[2:]), after[2:], "after others took the room")
+
+
+def _require_truncates(runner: Runner) -> None:
+    require(runner.capabilities.truncates, "capabilities.truncates is False")

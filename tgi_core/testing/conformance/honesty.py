@@ -35,7 +35,7 @@ class HonestyPromises(Promises):
         assert isinstance(claims.logits, LogitsRows)
         assert isinstance(claims.adapters, AdapterRows)
         assert all(isinstance(one, Modality) for one in claims.modalities)
-        for name in ("mixed", "chunked", "generates", "batch_invariant"):
+        for name in ("truncates", "mixed", "chunked", "generates", "batch_invariant"):
             assert type(getattr(claims, name)) is bool, name
         assert claims.cache_tokens % claims.cache_grain_tokens == 0
         assert claims.max_rows <= claims.max_sequences, "each row is another sequence"

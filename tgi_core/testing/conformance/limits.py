@@ -47,6 +47,7 @@ class LimitPromises(Promises):
 
     def test_truncate_gives_room_back(self, runner: Runner) -> None:
         """What a truncated sequence drops is free, and so is what it had reserved beyond."""
+        require(runner.capabilities.truncates, "capabilities.truncates is False")
         require_fillable(runner)
         seq, spare = runner.new(), runner.new()
         runner.feed(seq, runner.prompt(2 * runner.unit + 1, 1))

@@ -84,6 +84,8 @@ class Promises(PluginUnderTest):
     def runner(self, device: Device) -> Iterator[Runner]:
         """Drives the backend; starts and ends with an empty cache."""
         require(device.capabilities.generates, "capabilities.generates is False")
+        encodes = device.capabilities.encoder is not None
+        require(not encodes, "capabilities.encoder is not None: prompts are not the decoder's")
         runner = Runner(device.backend, device.capabilities)
         yield runner
         runner.clear()

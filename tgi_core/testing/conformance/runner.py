@@ -112,6 +112,15 @@ class Runner:
         self.backend.truncate(seq, length)
         self.held[seq] = self.held[seq][:length]
 
+    def shorten(self, seq: int, length: int) -> None:
+        """Truncates a sequence; where the backend cannot, computes its beginning again."""
+        if self.capabilities.truncates or length in (0, len(self.held[seq])):
+            self.truncate(seq, length)
+            return
+        beginning = self.held[seq][:length]
+        self.release(seq)
+        self.feed(seq, beginning)
+
     def release(self, *seqs: int) -> None:
         """Passes on to the backend."""
         for seq in seqs:

@@ -28,7 +28,9 @@ class Traffic:
         elif live and dice < 0.2:
             seq = self._pick(live)
             held = len(self._runner.held[seq])
-            self._runner.truncate(seq, int(self._rng.integers(0, held + 1)))
+            length = int(self._rng.integers(0, held + 1))
+            truncates = self._runner.capabilities.truncates
+            self._runner.truncate(seq, length if truncates else 0)
         elif live and dice < 0.35 and len(live) < _MAX_LIVE:
             self._fork(self._pick(live))
         else:

@@ -1,0 +1,168 @@
+"""Sizes of a model that runs in padded batches: how many tokens and sequences its memory holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
+from tgi_backend_torch.device import Device
+from tgi_backend_torch.encoding import EncodingModel
+from tgi_backend_torch.layers import StateSlots
+from tgi_backend_torch.loaded import Loaded
+from tgi_backend_torch.loader import longest_sequence
+from tgi_backend_torch.lora import AdapterBank
+from tgi_backend_torch.padded import PaddedModel
+from tgi_backend_torch.padded_trial import PaddedTrial, find_layers, run_largest, try_padded
+from tgi_core.contract import (
+    BlockPool,
+    BlockTables,
+    Capabilities,
+    Encoder,
+    Fork,
+    LoadRequest,
+    choose_sizes,
+    step_limits,
+)
+from tgi_core.errors import DoesNotFit, UnsupportedModel, UsageError
+
+_DEFAULT_TOKENS = 4096
+"""Longest sequence of a model whose positions and keys do not limit it, or whose encoder compares
+all tokens of a prompt with each other."""
+
+
+_MOST_OF_MEMORY = 0.25
+"""For recurrent states."""
+
+
+def make_padded(model: PreTrainedModel, request: LoadRequest, device: Device) -> Loaded:
+    """Puts pages and slots under a model that keeps its past in transformers' cache.
+
+    Raises:
+        UnsupportedModel: its past cannot be kept; says why.
+        SetupError: the sizes asked for do not fit.
+    """
+    if request.kv_cache_dtype is not None:
+        raise UsageError(
+            "models in padded batches keep keys and values in the dtype that they compute in: "
+            "leave out --kv-cache-dtype."
+        )
+    layers, whole = find_layers(model)
+    trial = try_padded(model, layers, whole, device.to_device)
+    cell_bytes = sum(cell.numbers for cell in trial.cells) * model.dtype.itemsize
+    longest = longest_sequence(model.config, windowed=True)
+    encoder = encoder_of(model, longest)
+    _, tokens = step_limits(request, device.size_defaults)
+    peak_bytes = device.peak_bytes(lambda: run_largest(model, min(tokens, longest or tokens)))
+    if encoder is not None and longest is not None:
+        longest *= 2
+    if longest is None and (encoder is not None or not cell_bytes):
+        request = replace(
+            request,
+            max_sequence_tokens=request.max_sequence_tokens
+            or min(_DEFAULT_TOKENS, request.cache_tokens or _DEFAULT_TOKENS),
+        )
+    free_bytes = max(0, device.free_bytes() - peak_bytes)
+    num_slots = _affordable_slots(trial, request, free_bytes)
+    if num_slots is not None:
+        request = replace(
+            request, max_rows=min(request.max_rows or device.size_defaults.rows, num_slots)
+        )
+    sizes = choose_sizes(
+        request,
+        cell_bytes=max(1, cell_bytes),
+        block_tokens=BLOCK_TOKENS,
+        free_bytes=free_bytes - trial.state_bytes * (num_slots or 0),
+        longest=longest,
+        defaults=device.size_defaults,
+    )
+    max_sequences = min(sizes.max_sequences, num_slots or sizes.max_sequences)
+    pages = PagedCache(trial.cells, sizes.num_blocks, model.dtype, device.torch_device)
+    slots = StateSlots(layers, max_sequences, device.torch_device)
+    kind = PaddedModel if encoder is None else EncodingModel
+    return Loaded(
+        request=request,
+        computing=kind(model, layers, pages, slots, trial.rules, device.to_device),
+        tables=BlockTables(
+            BlockPool(sizes.num_blocks), BLOCK_TOKENS, max_sequences, sizes.max_sequence_tokens
+        ),
+        cache=pages,
+        adapters=AdapterBank({}, device.torch_device),
+        capabilities=_capabilities(
+            replace(
+                sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
+                max_sequences=max_sequences,
+                encoder=encoder,
+            ),
+            trial,
+        ),
+        dtype=model.dtype,
+        num_bytes=pages.num_bytes + slots.num_bytes,
+    )
+
+
+def encoder_of(model: PreTrainedModel, positions: int | None) -> Encoder | None:
+    """What core must know of a model's encoder; None if it has none.
+
+    Raises:
+        UnsupportedModel: nobody says what the decoder begins with.
+    """
+    if not model.config.is_encoder_decoder:
+        return None
+    start = _first_of(model, "decoder_start_token_id", "bos_token_id")
+    if start is None:
+        raise UnsupportedModel(
+            "neither generation_config.json nor config.json says with which token the decoder "
+            "begins (decoder_start_token_id)."
+        )
+    # a translator is told its language by the first token that it does not choose
+    forced = _first_of(model, "forced_bos_token_id")
+    return Encoder(
+        start=(start,) if forced is None else (start, forced),
+        max_prompt_tokens=positions,
+        max_output_tokens=positions,
+    )
+
+
+def _first_of(model: PreTrainedModel, *names: str) -> int | None:
+    for name in names:
+        for config in (model.generation_config, model.config):
+            token = getattr(config, name, None)
+            if isinstance(token, int):
+                return token
+    return None
+
+
+def _affordable_slots(trial: PaddedTrial, request: LoadRequest, free_bytes: int) -> int | None:
+    """Sequences whose states memory holds; None if there are no states."""
+    if not trial.state_bytes:
+        return None
+    num = min(256, int(free_bytes * _MOST_OF_MEMORY) // trial.state_bytes)
+    if num < (request.max_rows or 1):
+        raise DoesNotFit(
+            f"the state of a sequence takes {trial.state_bytes / 2**20:,.0f} MiB, and memory holds "
+            f"{num} of them: ask for fewer sequences at once, or take a larger machine."
+        )
+    return num
+
+
+def _capabilities(sizes: Capabilities, trial: PaddedTrial) -> Capabilities:
+    """What a padded model can do, of all that a flat one can."""
+    capabilities = sizes
+    if trial.state_bytes:
+        capabilities = replace(capabilities, fork=Fork.NONE, truncates=False, draft_lengths=())
+    if sizes.encoder is not None:
+        capabilities = replace(capabilities, draft_lengths=())
+    if not trial.chunked or sizes.encoder is not None:
+        # a prompt is computed in one step, also one that was preempted when it was long, and
+        # whatever the other rows do meanwhile
+        longest = capabilities.max_sequence_tokens
+        capabilities = replace(
+            capabilities,
+            max_step_tokens=max(capabilities.max_step_tokens, longest + capabilities.max_rows),
+            max_prefill_tokens=longest,
+        )
+    if not trial.chunked:
+        capabilities = replace(capabilities, chunked=False, draft_lengths=())
+    return capabilities
