@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from transformers import PreTrainedModel
@@ -27,6 +28,8 @@ from tgi_core.contract import (
 )
 from tgi_core.errors import DoesNotFit, UnsupportedModel, UsageError
 
+logger = logging.getLogger(__name__)
+
 _DEFAULT_TOKENS = 4096
 """Longest sequence of a model whose positions and keys do not limit it, or whose encoder compares
 all tokens of a prompt with each other."""
@@ -36,13 +39,27 @@ _MOST_OF_MEMORY = 0.25
 """For recurrent states."""
 
 
-def make_padded(model: PreTrainedModel, request: LoadRequest, device: Device) -> Loaded:
+def make_padded(model: PreTrainedModel, request: LoadRequest, device: Device, fault: str) -> Loaded:
     """Puts pages and slots under a model that keeps its past in transformers' cache.
+
+    Args:
+        model: the model.
+        request: what the operator wants.
+        device: where it is.
+        fault: why no flat batch holds it.
 
     Raises:
         UnsupportedModel: its past cannot be kept; says why.
         SetupError: the sizes asked for do not fit.
     """
+    logger.info("the model runs in padded batches: %s", fault)
+    try:
+        return _made(model, request, device)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{fault.rstrip('.')}. In padded batches, {error}") from error
+
+
+def _made(model: PreTrainedModel, request: LoadRequest, device: Device) -> Loaded:
     if request.kv_cache_dtype is not None:
         raise UsageError(
             "models in padded batches keep keys and values in the dtype that they compute in: "

@@ -31,8 +31,11 @@ class SamplingTorchBackend(TorchBackend):
     """Satisfies `StepBackend` and `SamplesOnDevice`. Device packages pass their device."""
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
-        """As `TorchBackend.load`, with two steps in flight."""
-        return replace(super().load(request, progress), steps_in_flight=2)
+        """As `TorchBackend.load`, with two steps in flight; but what a sequence computes beyond its
+        end cannot be taken from a state.
+        """
+        limits = super().load(request, progress)
+        return replace(limits, steps_in_flight=2) if limits.truncates else limits
 
     def sample(self, logits: PendingLogits, batch: SamplingBatch) -> PendingTokens:
         """Chooses one token a row; see `SamplesOnDevice.sample`."""

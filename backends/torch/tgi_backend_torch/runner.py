@@ -129,14 +129,9 @@ class TorchBackend:
         cls = model_class(config)
         fault = why_not_flat(cls, config)
         if fault is not None:
-            model = load_model(
-                cls,
-                config,
-                *self._weights(request),
-                device.torch_device,
-                progress,
-                attention=own_attention(cls),
-            )
+            weights, own = self._weights(request), own_attention(cls)
+            place = device.torch_device
+            model = load_model(cls, config, *weights, place, progress, attention=own)
             return self._take_padded(model, request, fault)
         model, cuts = self._flat_model(cls, config, request, progress)
         dtype = model.dtype
@@ -168,12 +163,10 @@ class TorchBackend:
         device, dtype = self._device, model.dtype
         two_way = self._two_way(model.config, request.model.path)
         takes_images = two_way is not None
-        hidden_size = try_hidden(model)
-        cache_dtype = self._cache_dtype(request, dtype)
         cache = PagedCache(
             [layer.shape for layer in trial.layers],
             sizes.num_blocks,
-            cache_dtype,
+            self._cache_dtype(request, dtype),
             device.torch_device,
         )
         tables = BlockTables(
@@ -185,7 +178,7 @@ class TorchBackend:
         capabilities = replace(
             sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
             adapters=AdapterRows.ROW,
-            embedding=embedding_of(request.model.path, hidden_size),
+            embedding=embedding_of(request.model.path, try_hidden(model)),
             modalities=frozenset(Modality if takes_images else {Modality.TEXT}),
             two_way=two_way or TwoWay.NONE,
         )
@@ -210,12 +203,7 @@ class TorchBackend:
     def _take_padded(
         self, model: PreTrainedModel, request: LoadRequest, fault: str
     ) -> Capabilities:
-        """Makes the cache of a model that no flat batch holds, and why it does not."""
-        logger.info("the model runs in padded batches: %s", fault)
-        try:
-            self._loaded = make_padded(model, request, self._device)
-        except UnsupportedModel as error:
-            raise UnsupportedModel(f"{fault.rstrip('.')}. In padded batches, {error}") from error
+        self._loaded = make_padded(model, request, self._device, fault)
         return self._loaded.capabilities
 
     def _weights(self, request: LoadRequest) -> tuple[Checkpoint, torch.dtype]:
