@@ -64,8 +64,9 @@ def wanted(count: int) -> list[Request]:
     ]
 
 
-def test_running_ahead_changes_no_token(family_folder):
-    folder, requests = family_folder("llama"), wanted(15)
+@pytest.mark.parametrize("family", ["llama", "bloom", "mamba2", "t5"])
+def test_running_ahead_changes_no_token(family, family_folder):
+    folder, requests = family_folder(family), wanted(15)
     expected = generate(engine_over(TorchBackend(), folder), requests)
     ahead = engine_over(SamplingTorchBackend(), folder)
     assert generate(ahead, requests) == expected

@@ -2,6 +2,11 @@
 
 import numpy as np
 import pytest
+from tgi_backend_torch.device import CpuDevice
+from tgi_backend_torch.loader import model_class, read_config
+from tgi_backend_torch.plan import plan_model
+from tgi_backend_torch.runner import TorchBackend
+from tgi_backend_torch.shards import check_shards
 
 from tests.families import (
     PADDED,
@@ -9,9 +14,11 @@ from tests.families import (
     check_any_batch,
     check_batches_that_go_on,
     check_greedy,
+    request_for,
     sample_of,
 )
-from tgi_core.contract import AdapterRows, Fork
+from tgi_core.contract import AdapterRows, Fork, Step
+from tgi_core.errors import OutOfMemory, UnsupportedModel
 
 
 @pytest.mark.parametrize("family", PADDED)
@@ -43,6 +50,52 @@ def test_a_state_can_be_neither_shared_nor_cut(family, family_folder, load):
     assert capabilities.fork is Fork.NONE
     assert not capabilities.truncates
     assert not capabilities.draft_lengths
+
+
+def test_a_state_is_not_advanced_twice_by_a_step_that_is_taken_again(family_folder, drive):
+    driver = drive(family_folder("mamba2"))
+    prompt = list(range(10, 30))
+    first = driver.step({0: prompt})[0]
+    step = Step(
+        seq=np.zeros(1, np.int32),
+        past=np.zeros(1, np.int32),
+        n=np.array([20], np.int32),
+        tokens=np.array(prompt, np.int32),
+        out=np.array([19], np.int32),
+    )
+    with pytest.raises(OutOfMemory, match="cannot be taken again"):
+        driver.backend.step(step)
+    driver.release(0)
+    assert np.array_equal(driver.step({0: prompt})[0], first)
+
+
+def test_what_cannot_be_had_in_padded_batches_is_refused_by_name(family_folder, load, tmp_path):
+    folder = family_folder("bloom")
+    with pytest.raises(UnsupportedModel, match="padded batches"):
+        load(folder).load_heads(tmp_path)
+    config = read_config(folder)
+    with pytest.raises(UnsupportedModel, match="leave out --num-shard"):
+        check_shards(model_class(config), config, 2)
+
+
+@pytest.mark.parametrize("family", ["bloom", "mamba2", "t5"])
+def test_a_model_that_no_flat_batch_holds_is_not_planned(family, family_folder):
+    with pytest.raises(UnsupportedModel, match="cannot be planned"):
+        plan_model(request_for(family_folder(family)), 1 << 30)
+
+
+@pytest.mark.parametrize("family", ["bloom", "mamba2", "t5"])
+def test_the_largest_prompt_is_run_where_memory_is_measured(family, family_folder):
+    class Measuring(CpuDevice):
+        def peak_bytes(self, run):
+            self.logits = run()
+            return 0
+
+    device = Measuring()
+    backend = TorchBackend(device)
+    backend.load(request_for(family_folder(family), max_step_tokens=96), lambda *told: None)
+    backend.close()
+    assert len(device.logits) == 96
 
 
 def test_padded_models_say_that_they_hold_no_adapters(family_folder, load):
