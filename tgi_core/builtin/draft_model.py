@@ -171,10 +171,12 @@ class ModelSpeculator:
             )
         backend = setup.create()
         capabilities = backend.load(setup.load, setup.progress)
-        if not (capabilities.generates and capabilities.mixed and capabilities.chunked):
+        able = capabilities.generates and capabilities.mixed and capabilities.chunked
+        if not (able and capabilities.truncates and capabilities.encoder is None):
             raise UnsupportedModel(
                 f"{setup.load.model.reference} cannot draft here: that takes a backend that "
-                "generates, goes on with prompts in chunks, and mixes them with decoding."
+                "generates, goes on with prompts in chunks, mixes them with decoding and takes "
+                "back what was wrong, and a model without an encoder."
             )
         backend.warm_up(setup.progress)
         return ModelDrafter(backend, capabilities)

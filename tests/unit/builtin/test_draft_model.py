@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.engines import LOAD, alone, fake_engine, freeze_costs, generate, no_progress, requests
 from tgi_core.builtin.draft_model import ModelSpeculator
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import Drafter, DraftSetup, DraftWish, Request, StopRule
+from tgi_core.contract import Drafter, DraftSetup, DraftWish, Fork, Request, StopRule
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.speculation import Drafting, DraftModel
 from tgi_core.engine.step_engine import StepEngine
@@ -100,6 +101,11 @@ def test_a_missing_or_unable_draft_model_is_refused() -> None:
     setup = DraftSetup(vocab_size=128, num_drafts=5, progress=no_progress)
     with pytest.raises(UsageError, match="--draft-model"):
         ModelSpeculator().start(setup)
-    unable = replace(setup, load=LOAD, create=lambda: FakeBackend(FakeShape(mixed=False)))
-    with pytest.raises(UnsupportedModel, match="cannot draft here"):
-        ModelSpeculator().start(unable)
+    for shape in (
+        FakeShape(mixed=False),
+        FakeShape(fork=Fork.NONE, truncates=False),
+        FakeShape(decoder_start=5),
+    ):
+        unable = replace(setup, load=LOAD, create=partial(FakeBackend, shape))
+        with pytest.raises(UnsupportedModel, match="cannot draft here"):
+            ModelSpeculator().start(unable)
