@@ -35,13 +35,14 @@ from tgi_backend_torch.loader import (
 from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.make_padded import make_padded
 from tgi_backend_torch.pool import pool_rows
-from tgi_backend_torch.sentences import embedding_of, embeds_only
+from tgi_backend_torch.sentences import embedding_of
 from tgi_backend_torch.shards import Cuts, connect_layers, load_part
 from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
 from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
 from tgi_backend_torch.wishes import (
     check_weights_fit,
     choose_dtype,
+    refuse_embedders,
     refuse_shards,
     refuse_unknown,
 )
@@ -111,11 +112,7 @@ class TorchBackend:
         """
         refuse_unknown(request, self._device)
         refuse_shards(request, self._meeting.size)
-        if embeds_only(request.model.path):
-            raise UnsupportedModel(
-                f"{request.model.reference} only embeds texts: leave out --backend, or use "
-                "--backend torch-encoder."
-            )
+        refuse_embedders(request)
         if request.num_threads is not None:
             torch.set_num_threads(request.num_threads)
         device = self._device

@@ -6,6 +6,7 @@ import torch
 
 from tgi_backend_torch.checkpoint import Checkpoint
 from tgi_backend_torch.device import Device
+from tgi_backend_torch.sentences import embeds_only
 from tgi_core.contract import DType, LoadRequest
 from tgi_core.errors import DoesNotFit, UnsupportedModel, UsageError
 
@@ -54,6 +55,19 @@ def refuse_shards(request: LoadRequest, size: int = 1) -> None:
         raise UsageError(
             f"{request.num_shards} devices were asked for, and this backend uses {size}: leave out "
             "--num-shard, or choose another backend."
+        )
+
+
+def refuse_embedders(request: LoadRequest) -> None:
+    """Refuses models that write nothing.
+
+    Raises:
+        UnsupportedModel: with the backend that takes them.
+    """
+    if embeds_only(request.model.path):
+        raise UnsupportedModel(
+            f"{request.model.reference} only embeds texts: leave out --backend, or use "
+            "--backend torch-encoder."
         )
 
 
