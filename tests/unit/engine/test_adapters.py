@@ -120,9 +120,13 @@ def test_every_adapter_gets_its_turn_where_a_step_takes_one(
     adapter: Callable[[int], AdapterRef],
 ) -> None:
     engine = fake_engine(adapters=AdapterRows.STEP)
-    long = Request(request_id="0", prompt=(1, 2), stop=StopRule(max_new_tokens=200))
-    for i in range(3):
-        engine.submit(replace(long, request_id=str(i), adapter=adapter(i) if i else None))
+    short = Request(request_id="0", prompt=(1, 2), stop=StopRule(max_new_tokens=1))
+    long = replace(short, stop=StopRule(max_new_tokens=200))
+    for request in (short, long):  # when the short ones have ended their adapters have been read
+        while engine.busy:
+            engine.poll(0.01)
+        for i in range(3):
+            engine.submit(replace(request, request_id=str(i), adapter=adapter(i) if i else None))
     counts = dict.fromkeys("012", 0)
     while min(counts.values()) < 50:
         for event in engine.poll(0.01):
