@@ -25,6 +25,7 @@ from tgi_core.contract import (
     StopRule,
     TokenEvent,
 )
+from tgi_core.engine.process import create_engine
 from tgi_core.errors import (
     BackendDead,
     BadModel,
@@ -32,12 +33,13 @@ from tgi_core.errors import (
     SetupError,
     UsageError,
 )
+from tgi_core.ipc.messages import Start
 
-Start = Callable[..., TrtLlmEngine]
+StartEngine = Callable[..., TrtLlmEngine]
 
 
 @pytest.fixture
-def start(request_for: Callable[..., LoadRequest]) -> Iterator[Start]:
+def start(request_for: Callable[..., LoadRequest]) -> Iterator[StartEngine]:
     """Starts engines, and closes them after the test."""
     engines: list[TrtLlmEngine] = []
 
@@ -72,7 +74,7 @@ def run(engine: TrtLlmEngine, *requests: Request) -> list[Event]:
     return events
 
 
-def test_beginnings_are_shared_only_under_one_salt(start: Start) -> None:
+def test_beginnings_are_shared_only_under_one_salt(start: StartEngine) -> None:
     engine = start()
     prompt = range(20, 90)
     cached = []
@@ -83,7 +85,7 @@ def test_beginnings_are_shared_only_under_one_salt(start: Start) -> None:
     assert engine.stats().cached_tokens == 64
 
 
-def test_sizes_reach_the_executor(start: Start) -> None:
+def test_sizes_reach_the_executor(start: StartEngine) -> None:
     engine = start(cache_tokens=256, max_sequence_tokens=96, num_shards=2)
     assert engine.info.cache_tokens == 256
     assert "2 GPU" in engine.info.device
@@ -91,7 +93,7 @@ def test_sizes_reach_the_executor(start: Start) -> None:
 
 
 def test_release_1_2_refuses_what_its_sampler_forgets(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = {Feature.SEED, Feature.PENALTIES, Feature.MIN_P}
     old = start().info.features
@@ -113,7 +115,7 @@ def test_release_1_2_refuses_what_its_sampler_forgets(
     ],
 )
 def test_what_cannot_be_had_is_refused_with_a_way_out(
-    start: Start, wishes: dict[str, Any], error: type[SetupError], words: str
+    start: StartEngine, wishes: dict[str, Any], error: type[SetupError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         start(**wishes)
@@ -135,7 +137,9 @@ def test_a_damaged_folder_is_told_from_one_that_is_not_supported(
         load('{"max_position_embeddings": 128, "vocab_size": 64, "model_type": "nonsense"}')
 
 
-def test_adapters_are_off_unless_the_operator_wants_them(start: Start, loras: list[Path]) -> None:
+def test_adapters_are_off_unless_the_operator_wants_them(
+    start: StartEngine, loras: list[Path]
+) -> None:
     engine = start()
     assert Feature.ADAPTER not in engine.info.features
     engine.load_adapter(AdapterRef.at("one", loras[0]))
@@ -143,7 +147,7 @@ def test_adapters_are_off_unless_the_operator_wants_them(start: Start, loras: li
     assert "adapters=on" in str(loaded)
 
 
-def test_an_executor_that_dies_takes_the_engine_with_it(start: Start) -> None:
+def test_an_executor_that_dies_takes_the_engine_with_it(start: StartEngine) -> None:
     from tensorrt_llm.executor.worker import FATAL_TOKEN
 
     engine = start()
@@ -152,6 +156,23 @@ def test_an_executor_that_dies_takes_the_engine_with_it(start: Start) -> None:
     engine.submit(request([1, 2], request_id="b"))
     with pytest.raises(BackendDead, match="executor"):
         run(engine)
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag"),
+    [
+        ({"num_drafts": 2}, "--speculate"),
+        ({"max_chunk_tokens": 64}, "--max-chunk-tokens"),
+        ({"prefix_caching": False}, "--no-prefix-cache"),
+    ],
+)
+def test_settings_of_cores_scheduler_are_refused_and_not_ignored(
+    request_for: Callable[..., LoadRequest], setting: dict[str, Any], flag: str
+) -> None:
+    start = Start(load=request_for(), backend="trtllm", **setting)
+    with pytest.raises(UsageError, match=flag):
+        create_engine(start)
+    assert isinstance(create_engine(Start(load=request_for(), backend="trtllm"))[0], TrtLlmEngine)
 
 
 def chunk(*given: int, end: End | None = None, **more: Any) -> Chunk:
