@@ -68,6 +68,8 @@ reports: $(VENV)/.test  ## Examines backends and writes the reports that they sh
 	for backend in torch torch-encoder openvino; do \
 	  $(VENV)/bin/tgi conformance --backend $$backend --save || exit 1; done
 	$(VENV)/bin/tgi conformance --backend llamacpp --tests backends/llamacpp/tests/test_conformance.py --save
+	$(VENV)/bin/tgi conformance --backend trtllm --tests backends/trtllm/tests/test_conformance.py::TestRelease12 \
+	  --simulator "TensorRT-LLM's LLM API, computed on a CPU" --save
 
 dist: $(VENV)/.cpu  ## Wheels of all packages, in dist/
 	for package in . $(PACKAGES); do \

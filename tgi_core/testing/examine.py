@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tgi_core import __version__
 from tgi_core.builtin import hub_source, local_source
 from tgi_core.config.kinds import PAIRS
-from tgi_core.contract import DType, LoadRequest, ModelFiles, ModelFormat
+from tgi_core.contract import BackendKind, DType, LoadRequest, ModelFiles, ModelFormat
 from tgi_core.errors import BackendUnavailable, UsageError
 from tgi_core.plugin.catalog import Installed, PluginKind, find
 from tgi_core.plugin.choose import choose_backend
@@ -112,6 +112,11 @@ def as_text(report: ConformanceReport) -> str:
 
 def _examine(entry: Installed, args: argparse.Namespace) -> ConformanceReport:
     spec = Plugins().load_backend(entry.name)
+    if spec.kind is BackendKind.ENGINE and not args.tests:
+        raise UsageError(
+            f"{entry.name} is an engine, and what its tokens stand for only its author knows: give "
+            "its own tests, which inherit EngineConformance, with --tests."
+        )
     if args.tests:
         recorder = _run_tests(args.tests)
     else:

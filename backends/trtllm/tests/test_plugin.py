@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from tgi_backend_trtllm.plugin import accepts, tgi_backend
 
 from tgi_core.contract import BackendKind, ModelFiles, ModelFormat
+from tgi_core.errors import UsageError
+from tgi_core.testing.examine import run
 
 
 def test_it_is_an_engine_that_shares_models_and_comes_after_cuda() -> None:
@@ -51,3 +54,8 @@ def test_engines_of_the_older_flow_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "rank0.engine").touch()
     verdict = accepts(ModelFiles(reference="x", path=tmp_path, format=ModelFormat.OTHER))
     assert not verdict.accepted and "trtllm-build" in verdict.reason
+
+
+def test_the_command_that_examines_backends_asks_for_the_engines_own_tests() -> None:
+    with pytest.raises(UsageError, match="EngineConformance"):
+        run(Namespace(backend="trtllm", tests=None, model=None, backend_option=[]))
