@@ -158,6 +158,17 @@ def test_an_executor_that_dies_takes_the_engine_with_it(start: StartEngine) -> N
         run(engine)
 
 
+def test_an_executor_that_hangs_counts_as_dead(
+    start: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorrt_llm.executor.worker import STALLING_TOKEN
+
+    engine = start()
+    monkeypatch.setattr("tgi_backend_trtllm.engine._SILENCE_S", 0.3)
+    with pytest.raises(BackendDead, match="nothing for"):
+        run(engine, request([STALLING_TOKEN, 1]))
+
+
 @pytest.mark.parametrize(
     ("setting", "flag"),
     [

@@ -22,7 +22,9 @@ _BLOCKS = 2048
 _REMEMBERED = 16
 
 FATAL_TOKEN = 13
-"""A prompt that begins with it ends the executor, as a fault of the GPU would."""
+"""A prompt that begins with it ends the executor, as a fault of the GPU would,"""
+STALLING_TOKEN = 14
+"""and with this one it never comes to an end, as with a collective that waits for a dead rank."""
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +114,9 @@ class Worker:
                 self._drop_cancelled()
                 self._admit()
             for running in tuple(self._running):
+                if running.prompt[0] == STALLING_TOKEN:
+                    with self._changed:
+                        self._changed.wait_for(lambda: self.is_dead)
                 if running.prompt[0] == FATAL_TOKEN:
                     self._die()
                     return
