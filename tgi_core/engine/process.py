@@ -14,7 +14,15 @@ from time import monotonic
 
 from tgi_core.builtin import draft_model as draft_models
 from tgi_core.builtin import guidance, medusa, ngram, queue_policies
-from tgi_core.contract import BackendKind, BackendSpec, Engine, Feature, Progress, StepBackend
+from tgi_core.contract import (
+    BackendKind,
+    BackendSpec,
+    Engine,
+    EngineInfo,
+    Feature,
+    Progress,
+    StepBackend,
+)
 from tgi_core.engine.guidance import Guidance, choose_guidance_engine
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.loop import serve
@@ -41,10 +49,7 @@ def main(socket_path: str) -> int:
     configure_logging(start.log_level, json_lines=start.json_logs)
     try:
         engine, spec = create_engine(start)
-        info = engine.start(start.load, _reporter(channel))
-        if start.guidance_engine is None:
-            # an engine of its own does not know that the operator wants none
-            info = replace(info, features=info.features - {Feature.GRAMMAR})
+        info = offered(engine.start(start.load, _reporter(channel)), start)
     except SetupError as error:
         channel.send(SetupFailed(type(error).__name__, str(error)))
         return error.exit_code
@@ -103,6 +108,13 @@ def create_engine(start: Start) -> tuple[Engine, BackendSpec]:
         _drafting(start, plugins, spec.create),  # type: ignore[arg-type]
     )
     return engine, spec
+
+
+def offered(info: EngineInfo, start: Start) -> EngineInfo:
+    """What requests may ask for: an engine does not know what the operator wants of it."""
+    if start.guidance_engine is None:
+        return replace(info, features=info.features - {Feature.GRAMMAR})
+    return info
 
 
 def _refuse_scheduling(start: Start, spec: BackendSpec) -> None:

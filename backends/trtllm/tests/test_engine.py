@@ -12,6 +12,7 @@ from tgi_backend_trtllm.answers import Answer
 from tgi_backend_trtllm.engine import TrtLlmEngine
 from tgi_backend_trtllm.job import Chunk, End
 
+from tests.lora import write_lora
 from tgi_core.contract import (
     AdapterRef,
     Event,
@@ -25,7 +26,7 @@ from tgi_core.contract import (
     StopRule,
     TokenEvent,
 )
-from tgi_core.engine.process import create_engine
+from tgi_core.engine.process import create_engine, offered
 from tgi_core.errors import (
     BackendDead,
     BadModel,
@@ -145,6 +146,35 @@ def test_adapters_are_off_unless_the_operator_wants_them(
     engine.load_adapter(AdapterRef.at("one", loras[0]))
     [loaded] = engine.poll(0)
     assert "adapters=on" in str(loaded)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"use_rslora": True}, "use_rslora"),
+        ({"ranks": {"v_proj": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {"v_proj": 3}}, "alpha_pattern"),
+        ({"r": 16}, "at most 8"),
+        ({"bias": "all"}, "bias"),
+    ],
+)
+def test_what_the_library_would_compute_wrongly_is_no_adapter(
+    start: StartEngine, tiny: Path, tmp_path: Path, config: dict[str, Any], words: str
+) -> None:
+    engine = start(options={"adapters": "on"}, max_adapter_rank=8)
+    path = write_lora(tmp_path / "adapter", tiny, ["q_proj", "v_proj"], **config)
+    [failed] = run(engine, request([20, 21], adapter=AdapterRef.at("odd", path)))
+    assert isinstance(failed, RequestFailed) and failed.invalid
+    assert words in failed.message and "odd" in failed.message
+
+
+def test_an_operator_who_wants_no_grammars_has_none(
+    start: StartEngine, request_for: Callable[..., LoadRequest]
+) -> None:
+    info, load = start().info, request_for()
+    guided = Start(load=load, backend=None, guidance_engine="llguidance")
+    assert Feature.GRAMMAR in offered(info, guided).features
+    assert Feature.GRAMMAR not in offered(info, Start(load=load, backend=None)).features
 
 
 def test_an_executor_that_dies_takes_the_engine_with_it(start: StartEngine) -> None:
