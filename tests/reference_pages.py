@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference from the code; a rules test fails when one is stale.
+"""Writes the pages under docs that are made from code; a rules test fails when one is stale.
 
 `python -m tests.reference_pages` writes them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from tests.hardware.page import hardware_page
 from tests.models_page import models_page
 from tests.parity.page import parity_page
 from tests.settings_page import settings_page
@@ -16,7 +17,7 @@ from tgi_core.api.options import HttpOptions
 from tgi_core.api.table import operations
 from tgi_core.observe.catalog import CATALOG, Metric
 
-FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+FOLDER = Path(__file__).parents[1] / "docs"
 
 
 def metrics() -> str:
@@ -128,14 +129,14 @@ def _type(kind: Any) -> str:
 
 
 PAGES = {
-    "metrics.md": metrics,
-    "http.md": http,
-    "settings.md": settings_page,
-    "parity.md": parity_page,
-    "../models.md": models_page,
+    "hardware.md": hardware_page,
+    "models.md": models_page,
+    "reference/metrics.md": metrics,
+    "reference/http.md": http,
+    "reference/settings.md": settings_page,
+    "reference/parity.md": parity_page,
 }
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page())

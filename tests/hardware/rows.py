@@ -1,0 +1,136 @@
+"""What was seen of each backend beyond the conformance kit, and the tests that saw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Seen(Enum):
+    """Where something was seen to work; better evidence comes first."""
+
+    DEVICE = "device"
+    SIMULATOR = "simulator"
+    """On whatever stands in for the device: a double of the vendor's runtime, an interpreter."""
+    NOWHERE = "not verified"
+    """It is written, and a test waits for the device."""
+    UNTRIED = ""
+    """It is not offered, or nothing tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A feature of one backend."""
+
+    feature: str
+    backend: str
+    seen: Seen
+    test: str
+    """The path of a file from the root, "::" and the name of a test in it."""
+
+
+REAL_MODEL = "A real model's greedy tokens equal the reference's"
+SHARDS = "Ranks share a model"
+QUANTIZED = "Weights in int8 and int4"
+HALF = "bfloat16"
+CACHE = "KV cache in fp8"
+HEADS = "Medusa heads"
+GRAPHS = "Steps replay captured or compiled graphs"
+MIXED = "500 mixed requests, nothing compiled after warm-up"
+AHEAD = "Models converted or compiled ahead of time"
+VENDOR = "The vendor's own model code"
+IMAGES = "Images"
+ROWS = (
+    Row(REAL_MODEL, "torch", Seen.DEVICE, "tests/e2e/test_greedy_equality.py::test_alone"),
+    Row(REAL_MODEL, "openvino", Seen.DEVICE, "tests/e2e/test_greedy_equality.py::test_alone"),
+    Row(REAL_MODEL, "llamacpp", Seen.DEVICE, "tests/e2e/test_llamacpp_equality.py::test_alone"),
+    Row(
+        REAL_MODEL,
+        "cuda",
+        Seen.NOWHERE,
+        "backends/cuda/tests/test_on_gpu.py"
+        "::test_the_real_models_greedy_tokens_are_those_of_generate",
+    ),
+    Row(
+        IMAGES,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_images.py::test_tokens_are_those_of_generate_in_any_batch",
+    ),
+    Row(
+        SHARDS,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_shards.py::test_two_ranks_compute_what_one_does_in_any_batch",
+    ),
+    Row(
+        QUANTIZED,
+        "openvino",
+        Seen.DEVICE,
+        "backends/openvino/tests/test_quantize.py::test_logits_stay_close",
+    ),
+    Row(
+        HALF,
+        "openvino",
+        Seen.DEVICE,
+        "tests/e2e/test_openvino_bfloat16.py::test_greedy_tokens_are_those_of_each_request_alone",
+    ),
+    Row(
+        HALF,
+        "neuron",
+        Seen.SIMULATOR,
+        "backends/neuron/tests/test_steps.py::test_bfloat16_is_compiled_when_asked_for",
+    ),
+    Row(
+        CACHE,
+        "cuda",
+        Seen.NOWHERE,
+        "backends/cuda/tests/test_on_gpu.py::test_a_cache_in_fp8_gives_nearly_the_same_logits",
+    ),
+    Row(
+        HEADS,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_heads.py::test_random_heads_change_no_token",
+    ),
+    Row(
+        GRAPHS,
+        "cuda",
+        Seen.SIMULATOR,
+        "backends/cuda/tests/test_computing.py::test_prompts_chunks_and_tokens_replay_graphs",
+    ),
+    Row(
+        GRAPHS,
+        "neuron",
+        Seen.SIMULATOR,
+        "backends/neuron/tests/test_steps.py::test_graphs_are_run_and_never_compiled",
+    ),
+    Row(
+        MIXED,
+        "neuron",
+        Seen.SIMULATOR,
+        "backends/neuron/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
+    ),
+    Row(
+        AHEAD,
+        "openvino",
+        Seen.DEVICE,
+        "backends/openvino/tests/test_exported.py"
+        "::test_logits_are_those_of_a_whole_forward_in_any_batch",
+    ),
+    Row(
+        AHEAD,
+        "neuron",
+        Seen.SIMULATOR,
+        "backends/neuron/tests/test_export.py"
+        "::test_the_command_that_is_named_compiles_what_was_wanted",
+    ),
+    Row(
+        VENDOR,
+        "neuron",
+        Seen.SIMULATOR,
+        "backends/neuron/tests/test_vendor.py"
+        "::test_prompts_and_tokens_give_what_transformers_gives",
+    ),
+)
