@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,19 +15,19 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
-BACKENDS = ("torch", "llamacpp", "openvino", "cuda", "rocm", "neuron")
-PLUGINS = (
-    "anthropic_api",
-    "embeddings_api",
-    "ollama_api",
-    "responses_api",
-    "trace_otlp",
-    "watermark_kgw",
-)
+PACKAGES = sorted(path.parent for path in ROOT.glob("*/*/pyproject.toml"))
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+TORCH = re.findall("^torch==.*$", CONSTRAINTS.read_text(), re.MULTILINE)
+"""Some release of torch; which one is found here, a resolver would otherwise fetch to find out."""
 
 
 def run(*command: str | Path) -> str:
@@ -44,8 +45,7 @@ def run(*command: str | Path) -> str:
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    backends = (ROOT / "backends" / name for name in BACKENDS)
-    for package in (ROOT, *backends, *(ROOT / "plugins" / name for name in PLUGINS)):
+    for package in (ROOT, *PACKAGES):
         run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, package)
     return folder
 
@@ -129,3 +129,21 @@ def test_the_extras_for_gpus_can_be_resolved(wheels: Path) -> None:
         sys.executable, "-m", "pip", "install", "-q", "--dry-run", "-c", CONSTRAINTS,
         "--find-links", wheels, *wheels.glob("tgi_core-*.whl"), "tgi-core[cuda,rocm]",
     )  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"dev", "testing"}))
+def test_every_extra_can_be_resolved_from_the_index(
+    extra: str, wheels: Path, tmp_path: Path
+) -> None:
+    """In an empty environment, with no pin but torch's: no extra asks for what no index has."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    constraints, report = tmp_path / "constraints.txt", tmp_path / "report.json"
+    constraints.write_text("\n".join(TORCH))
+    run(
+        tmp_path / "venv" / "bin" / "python", "-m", "pip", "install", "-q", "--dry-run",
+        "-c", constraints, "--report", report, "--find-links", wheels, f"tgi-core[{extra}]",
+    )  # fmt: skip
+    found = {one["metadata"]["name"] for one in json.loads(report.read_text())["install"]}
+    wanted = [re.split(r"[~\[]", requirement)[0] for requirement in EXTRAS[extra]]
+    assert {"tgi-core", *wanted} <= found

@@ -35,19 +35,26 @@ versions named.
 """
 
 FEATURES = {
-    "Logits and vectors equal another implementation's": r"reference:|embedding: vector_equals",
+    "Logits, vectors or tokens equal another implementation's": (
+        r"(engine\.)?reference:|embedding: vector_equals"
+    ),
     "Steps: cache, batches, limits": r"(cache|batching|limits|lifecycle):(?!.*(chunk|draft|share))",
     "Prompts in chunks": r"cache: chunk",
     "Prompts and decoding in one step": r"batching: prefill_and_decode_share",
     "Forks, for the prefix cache": r"fork:",
     "Drafts checked in a step": r"batching: .*draft",
-    "Sampling on the device": r"sampling: device",
+    "Sampling on the device": r"sampling: device|engine\.sampling:",
     "Two steps in flight": r"sampling: step_may_name",
-    "Adapters, another one for each row": r"adapters: rows_of_several",
+    "Adapters, another one for each row": r"adapters: rows_of|engine\.adapters: requests_have",
     "Images": r"images: an_image_changes",
     "Embeddings": r"embedding: (texts|reused)",
 }
-"""Features that the kit proves, by the promises that prove them: "group: name" is searched."""
+"""Features that the kit proves, by the promises that prove them: "group: name" is matched."""
+ENGINES = {
+    "An engine's requests: events, stops, isolation": r"engine\.(events|stops|isolation):",
+    "An engine's own grammars": r"engine\.grammar:",
+}
+"""The same of backends with a scheduler of their own; no other one is waited for."""
 
 
 @cache
@@ -73,6 +80,8 @@ def seen(feature: str, backend: str) -> Seen:
     found = [row.seen for row in ROWS if (row.feature, row.backend) == (feature, backend)]
     if feature in FEATURES:
         found.append(_reported(FEATURES[feature], backend))
+    if feature in ENGINES and backend in reports():
+        found.append(_reported(ENGINES[feature], backend))
     return min(found, key=list(Seen).index, default=Seen.UNTRIED)
 
 
@@ -116,7 +125,7 @@ def _backends() -> Iterator[str]:
 def _features() -> Iterator[str]:
     names = list(backends())
     yield from _table("", *(f"`{name}`" for name in names))
-    for feature in dict.fromkeys([*FEATURES, *(row.feature for row in ROWS)]):
+    for feature in dict.fromkeys([*FEATURES, *ENGINES, *(row.feature for row in ROWS)]):
         cells = [seen(feature, name).value for name in names]
         yield f"| {feature} | {' | '.join(cells)} |"
 

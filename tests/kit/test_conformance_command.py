@@ -87,6 +87,7 @@ def test_a_broken_promise_is_told_with_how_and_fails_the_command(tmp_path: Path,
         (["--backend", "fake", "--backend-option", "x"], "KEY=VALUE"),
         (["--backend", "fake", "--tests", "t", "--model", "m"], "leave out --model"),
         (["--backend", "fake", "--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--backend", "trtllm"], "which inherit EngineConformance"),
         (["--backend", "fake", "--tests", "no-such-file.py"], "no promise of fake was looked at"),
     ],
 )

@@ -5,13 +5,19 @@ import re
 
 import pytest
 
-from tests.hardware.page import FEATURES, ROOT, backends, reports
+from tests.hardware.page import ENGINES, FEATURES, ROOT, backends, reports
 from tests.hardware.rows import ROWS, Row, Seen
 from tests.rules.test_parity import known_tests
 from tgi_core.contract import CONTRACT
 from tgi_core.plugin.report import ConformanceReport
-from tgi_core.testing.conformance import BackendConformance
+from tgi_core.testing.conformance import BackendConformance, EngineConformance
 
+PROMISES = [
+    (method.__module__, name.removeprefix("test_"))
+    for kit in (BackendConformance, EngineConformance)
+    for name, method in inspect.getmembers(kit, inspect.isfunction)
+    if name.startswith("test_")
+]
 SHIPPED = [pytest.param(report, id=name) for name, report in reports().items()]
 
 
@@ -36,8 +42,7 @@ def test_a_report_is_about_what_is_here(report: ConformanceReport) -> None:
     assert f'version = "{report.version}"' in project
     assert report.contract == CONTRACT
     promises = {one.name for one in report.promises}
-    tests = {name.removeprefix("test_") for name, _ in inspect.getmembers(BackendConformance)}
-    assert promises and promises <= tests
+    assert promises and promises <= {name for _, name in PROMISES}
 
 
 def test_reports_name_no_backend_twice() -> None:
@@ -47,11 +52,9 @@ def test_reports_name_no_backend_twice() -> None:
         assert file.name.partition(".")[0] in reports()
 
 
-@pytest.mark.parametrize(("feature", "pattern"), FEATURES.items())
+@pytest.mark.parametrize(("feature", "pattern"), (FEATURES | ENGINES).items())
 def test_a_feature_is_proved_by_promises_that_the_kit_has(feature: str, pattern: str) -> None:
-    promises = [
-        f"{method.__module__.rpartition('.')[2]}: {name.removeprefix('test_')}"
-        for name, method in inspect.getmembers(BackendConformance, inspect.isfunction)
-        if name.startswith("test_")
-    ]
-    assert any(re.match(pattern, promise) for promise in promises)
+    kit = "tgi_core.testing.conformance."
+    promises = [f"{module.removeprefix(kit)}: {name}" for module, name in PROMISES]
+    for alternative in pattern.split("|") if "(" not in pattern else [pattern]:
+        assert any(re.match(alternative, promise) for promise in promises)

@@ -17,8 +17,10 @@ import msgspec
 from tgi_core.errors import PluginLoadError
 from tgi_core.plugin.catalog import Installed
 
-SCHEDULING = ("batching", "cache", "engine.sampling", "fork", "sampling")
-"""Groups of promises that make core fast: continuous batching, the prefix cache, drafts."""
+_ENGINES = ("engine.events", "engine.grammar", "engine.sampling")
+SCHEDULING = ("batching", "cache", "fork", "sampling", *_ENGINES)
+"""Groups of promises that make core fast, or an engine whole: batches, the prefix cache,
+drafts; all that requests wish for."""
 REFERENCES = (
     "greedy_tokens_equal_the_reference",
     "logits_equal_the_reference",
