@@ -43,6 +43,17 @@ def test_introducing_itself_imports_no_device_library():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_nobody_is_told_what_is_converted():
+    code = (
+        "import tgi_backend_openvino.trace, tgi_backend_openvino.quantize\n"
+        "from nncf.telemetry.wrapper import telemetry\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "assert telemetry_utils.tm.__name__.endswith('telemetry_stub'), telemetry_utils.tm\n"
+        "assert type(telemetry).__name__ == 'MagicMock', telemetry\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_serving_a_converted_folder_imports_no_torch(family_folder, tmp_path):
     target = tmp_path / "converted"
     convert_for_serving(family_folder("llama"), target, None, lambda *_: None)
