@@ -93,6 +93,17 @@ def test_sizes_reach_the_executor(start: StartEngine) -> None:
     assert engine.info.max_sequence_tokens == 96
 
 
+@pytest.mark.parametrize("end", [1, 3])
+def test_the_models_own_ends_end_nothing_that_a_request_does_not_name(
+    start: StartEngine, end: int
+) -> None:
+    """They stand in generation_config.json, where the library looks."""
+    always = SamplingParams(logit_bias=((end, 1e4),))
+    events = run(start(), request([20, 21], 5, sampling=always))
+    told = [token for e in events if isinstance(e, TokenEvent) for token in e.tokens]
+    assert told == [end] * 5
+
+
 def test_release_1_2_refuses_what_its_sampler_forgets(
     start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

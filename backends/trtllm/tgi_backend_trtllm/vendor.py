@@ -82,7 +82,6 @@ class Model:
         self._setup = setup
         more: dict[str, Any] = {}
         if setup.adapters is not None:
-            more["enable_lora"] = True
             more["lora_config"] = LoraConfig(
                 lora_target_modules=list(ADAPTED),
                 trtllm_modules_to_hf_modules=dict(ADAPTED),
@@ -121,13 +120,14 @@ class Model:
             JobRefused: the executor does not take it.
             RuntimeError: the executor is gone.
         """
+        more = {"cache_salt": job.cache_salt} if job.cache_salt else {}
         try:
             output = self._llm.generate_async(
                 {"prompt_token_ids": list(job.prompt)},
                 sampling_params=self._sampling(job),
                 lora_request=_lora(job),
                 streaming=True,
-                cache_salt=job.cache_salt or None,
+                **more,
             )
         except ValueError as error:
             raise JobRefused(str(error)) from error
@@ -164,7 +164,9 @@ class Model:
             fields["guided_decoding"] = _guided(job.grammar)
         return VendorSampling(
             max_tokens=job.max_tokens,
-            # each token that ends a sequence is named, and told: an end_id may not be
+            # without one the library adds the ends of generation_config.json; it is not heeded, for
+            # whether it is told differs: each token that ends a sequence is a stop token
+            end_id=0,
             ignore_eos=True,
             stop_token_ids=list(job.end_tokens) or None,
             include_stop_str_in_output=True,
