@@ -12,7 +12,16 @@ REPORT = """{
 }"""
 OURS = [
     part
-    for name in ("torch", "torch-encoder", "llamacpp", "openvino", "cuda", "rocm", "neuron")
+    for name in (
+        "torch",
+        "torch-encoder",
+        "llamacpp",
+        "openvino",
+        "cuda",
+        "rocm",
+        "neuron",
+        "gaudi",
+    )
     for part in ("--disable-plugin", name)
 ]
 

@@ -64,9 +64,9 @@ class NeuronModelForCausalLM:
         **kwargs: Any,
     ) -> NeuronModelForCausalLM:
         config = config or AutoConfig.from_pretrained(model_id).get_text_config()
-        heads = config.num_attention_heads
-        if heads % neuron_config.tp_degree:
-            raise ValueError(f"{heads} heads on {neuron_config.tp_degree} cores")
+        if neuron_config.target != "trn1":
+            # this machine has none of these, so it compiles for what optimum-neuron assumes
+            raise ValueError(f"The compilation target is {neuron_config.target} but trn1 is set")
         model = cls(config, neuron_config)
         model.source = Path(model_id)  # type: ignore[attr-defined]
         return model

@@ -1,0 +1,66 @@
+"""Engines on a simulated Gaudi: what they generate is what the CPU does; nothing is compiled."""
+
+import pytest
+from tgi_backend_torch.runner import TorchBackend
+
+from tests.engines import generate, no_progress, requests
+from tests.families import FAMILIES, make_model, request_for
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.engine.step_engine import StepEngine
+from tgi_core.errors import UnsupportedModel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    config = FAMILIES["llama"]()
+    config.vocab_size = 128
+    return make_model(tmp_path_factory.mktemp("model"), config)
+
+
+def engine_over(backend, folder) -> StepEngine:
+    engine = StepEngine(backend, FirstComeFirstServed())
+    sizes = {"max_rows": 12, "max_sequence_tokens": 96, "max_step_tokens": 64}
+    request = request_for(folder, **sizes, cache_tokens=1280, num_threads=1)
+    engine.start(request, no_progress)
+    return engine
+
+
+def test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing(folder, gaudi):
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    class Watched(GaudiBackend):
+        """Nothing is read from the device before a step has been started."""
+
+        def step(self, step):
+            gaudi.in_step = True
+            try:
+                return super().step(step)
+            finally:
+                gaudi.in_step = False
+
+    wanted = requests(500, seed=3, max_prompt=40, max_new=5, temperature=0.8)
+    cancelled = {f"r{i}" for i in range(0, 500, 50)}
+    engine = engine_over(Watched(), folder)
+    compiled, gaudi.sealed = gaudi.num_compiled, True
+    outputs = generate(engine, wanted, per_step=3, cancel=cancelled)
+    assert gaudi.num_compiled == compiled
+    assert gaudi.replays > 500
+    assert engine.stats().cached_tokens > 0
+    gaudi.stop()
+    expected = generate(engine_over(TorchBackend(), folder), wanted, per_step=20)
+    assert {r: t for r, t in outputs.items() if r not in cancelled} == {
+        r: t for r, t in expected.items() if r not in cancelled
+    }
+
+
+def test_the_simulator_sees_what_is_compiled_late(folder, gaudi):
+    """Without warm-up the first step is refused once the device is sealed."""
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    backend = GaudiBackend()
+    backend.load(request_for(folder, max_rows=2, cache_tokens=128), no_progress)
+    gaudi.sealed = True
+    with pytest.raises(UnsupportedModel, match="compiles after warm-up"):
+        backend.warm_up(no_progress)
+    gaudi.sealed = False
+    backend.close()

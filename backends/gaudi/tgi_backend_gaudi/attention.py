@@ -1,0 +1,79 @@
+"""Attention over gathered blocks, in shapes that the step's numbers do not change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tgi_backend_torch.attention import Scoring
+from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Where the tokens of a step are stored, and what they see: tensors on the device."""
+
+    positions: Tensor
+    """int64 (R * N,)."""
+    blocks: Tensor
+    """int64 (R * N,)."""
+    offsets: Tensor
+    """int64 (R * N,)."""
+    tables: Tensor
+    """int64 (R, B)."""
+
+    @property
+    def num_cells(self) -> int:
+        """Cells that each row gathers."""
+        return int(self.tables.shape[1]) * BLOCK_TOKENS
+
+
+class BlockAttention:
+    """Satisfies `Attention`. May be recorded as a graph: writes whole tensors, never views."""
+
+    def __init__(self, cache: PagedCache) -> None:
+        self._layers = cache.layers
+        self._dtype = cache.dtype
+        self._rows: Rows | None = None
+
+    def use(self, rows: Rows) -> None:
+        """Takes the rows of the forward that follows."""
+        self._rows = rows
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> Tensor:
+        """See `Attention.attend`."""
+        rows = self._rows
+        assert rows is not None, "use comes first"
+        num_rows, kv_heads = rows.tables.shape[0], key.shape[1]
+        places = (rows.blocks, rows.offsets)
+        gathered = []
+        for pool, new in zip(self._layers[layer], (key, value), strict=True):
+            pool.index_put_(places, new.to(self._dtype))
+            cells = pool.index_select(0, rows.tables.flatten())
+            # (R, kv_heads, 1, cells, dim)
+            gathered.append(cells.view(num_rows, -1, *new.shape[1:]).transpose(1, 2).unsqueeze(2))
+        keys, values = gathered
+        # (R, kv_heads, fold, N, dim): queries that share keys are beside one another
+        shape = (num_rows, -1, kv_heads, query.shape[1] // kv_heads, query.shape[2])
+        folded = query.to(self._dtype).view(shape).permute(0, 2, 3, 1, 4)
+        scores = (folded @ keys.transpose(3, 4)).float() * scoring.scaling
+        if scoring.softcap is not None:
+            scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
+        scores = scores.masked_fill(~_seen(rows, scoring.window)[:, None, None], -torch.inf)
+        if scoring.sinks is not None:
+            sinks = scoring.sinks.float().view(1, kv_heads, -1, 1, 1)
+            scores = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)
+        weights = scores.softmax(-1)[..., : keys.shape[3]].to(values.dtype)
+        out = weights @ values
+        return out.permute(0, 3, 1, 2, 4).reshape(query.shape[0], query.shape[1], -1)
+
+
+def _seen(rows: Rows, window: int | None) -> Tensor:
+    """Boolean (R, N, cells): which cells of its row each token sees."""
+    positions = rows.positions.view(rows.tables.shape[0], -1, 1)
+    cells = torch.arange(rows.num_cells, device=positions.device)
+    seen = cells <= positions
+    return seen if window is None else seen & (cells > positions - window)

@@ -1,0 +1,114 @@
+"""Gaudi as the torch backend sees it: memory, transfers, data types, and what computes steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
+from tgi_backend_torch.forward import FlatModel
+from torch import Tensor, nn
+
+from tgi_backend_gaudi import habana
+from tgi_backend_gaudi.buckets import Buckets
+from tgi_backend_gaudi.computing import BucketComputing
+from tgi_core.contract import Capabilities, SizeDefaults
+from tgi_core.errors import UsageError
+
+_FIRST_GENERATION = "GAUDI"
+_SWITCH = {"on": True, "off": False}
+
+
+class HpuDevice:
+    """Satisfies `Device` of the torch backend."""
+
+    name = "hpu"
+    torch_device = habana.DEVICE
+    takes_images = False
+    cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
+    # what TGI keeps free for the runtime and for graphs: a fifth, and a tenth of the rest
+    size_defaults = SizeDefaults(rows=32, step_tokens=1024, cache_bytes=None, of_memory=0.72)
+
+    def __init__(self) -> None:
+        self._graphs = True
+        self._fp8: habana.Fp8 | None = None
+
+    def configure(self, options: Mapping[str, str]) -> None:
+        """`graphs`, on or off, and `quant_config`, a file of Intel Neural Compressor.
+
+        Raises:
+            UsageError: another option, another value, or no such file.
+        """
+        wrong = sorted(options.keys() - {"graphs", "quant_config"})
+        if wrong or options.get("graphs", "on") not in _SWITCH:
+            raise UsageError(
+                "the gaudi backend has the options graphs=on|off and quant_config=FILE, and was "
+                f"given {', '.join(f'{key}={options[key]}' for key in (*wrong, *options))}."
+            )
+        self._graphs = _SWITCH[options.get("graphs", "on")]
+        config = options.get("quant_config")
+        if config is None:
+            return
+        path = Path(config).expanduser()
+        if not path.is_file():
+            raise UsageError(f"quant_config names {path}, and there is no such file.")
+        if habana.chip() == _FIRST_GENERATION:
+            raise UsageError("the first Gaudi has no FP8: leave quant_config out.")
+        self._fp8 = habana.Fp8(path)
+
+    def default_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
+        """bfloat16, which is what the matrix engines are made for."""
+        return torch.bfloat16
+
+    def refuses(self, dtype: torch.dtype) -> str | None:
+        """Refuses float16 on the first Gaudi."""
+        if dtype == torch.float16 and habana.chip() == _FIRST_GENERATION:
+            return "the first Gaudi does not compute in float16; use --dtype bfloat16"
+        return None
+
+    def free_bytes(self) -> int:
+        """What the device has."""
+        return habana.free_bytes()
+
+    def peak_bytes(self, run: Callable[[], object]) -> int:
+        """Measured twice over, for graphs keep memory of their own."""
+        return 2 * habana.peak_bytes(run)
+
+    def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Measures or quantizes, if that was asked for."""
+        if self._fp8 is not None:
+            self._fp8.apply(model)
+
+    def computing(
+        self, model: FlatModel, cache: PagedCache, limits: Capabilities
+    ) -> BucketComputing:
+        """Our attention over the cache, in graphs."""
+        buckets = Buckets.up_to(
+            limits.max_rows, limits.max_step_tokens, limits.max_sequence_tokens, BLOCK_TOKENS
+        )
+        return BucketComputing(model, cache, buckets, self.to_device, graphs=self._graphs)
+
+    def to_device(self, array: NDArray[Any]) -> Tensor:
+        """Without waiting."""
+        return torch.from_numpy(array).to(self.torch_device, non_blocking=True)
+
+    def to_host(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """What is returned brings it, and waits for it."""
+        return tensor.cpu
+
+    def is_out_of_memory(self, error: RuntimeError) -> bool:
+        """Habana's allocator has no error class of its own."""
+        return "Allocation failed" in str(error) or "PT_DEVMEM" in str(error)
+
+    def synchronize(self) -> None:
+        """Waits for all that was started."""
+        habana.synchronize()
+
+    def close(self) -> None:
+        """Writes what was measured."""
+        if self._fp8 is not None:
+            self._fp8.close()

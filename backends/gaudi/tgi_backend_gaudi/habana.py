@@ -1,0 +1,115 @@
+"""All calls to Habana's PyTorch and to Intel Neural Compressor. The only module with them.
+
+Importing it imports torch and registers the device "hpu".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import habana_frameworks.torch.core as htcore
+import habana_frameworks.torch.hpu as hpu
+import torch
+from torch import nn
+
+from tgi_core.errors import BackendUnavailable, BadModel, UsageError
+
+DEVICE = torch.device("hpu")
+
+
+def start() -> None:
+    """Tells Habana's PyTorch that nothing is trained here; to be called before a model is made."""
+    htcore.hpu_set_inference_env()
+
+
+def num_devices() -> int:
+    """HPUs that this process may use; HABANA_VISIBLE_DEVICES narrows them."""
+    return int(hpu.device_count()) if hpu.is_available() else 0
+
+
+def chip() -> str:
+    """GAUDI, GAUDI2 or GAUDI3."""
+    return str(hpu.get_device_name())
+
+
+def free_bytes() -> int:
+    """Memory of the device that nobody has."""
+    free, _ = hpu.mem_get_info()
+    return int(free)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """What something takes at most while it runs."""
+    synchronize()
+    hpu.reset_peak_memory_stats()
+    before = int(hpu.memory_allocated())
+    run()
+    synchronize()
+    return max(0, int(hpu.max_memory_allocated()) - before)
+
+
+def as_graphs(module: nn.Module) -> nn.Module:
+    """A module that records a graph for each shapes of its inputs, and replays it from then on."""
+    made: nn.Module = hpu.wrap_in_hpu_graph(module, disable_tensor_cache=True)
+    return made
+
+
+def flush() -> None:
+    """Starts what was collected since the last time, and does not wait for it."""
+    htcore.mark_step()
+
+
+def synchronize() -> None:
+    """Waits for all that was started."""
+    flush()
+    hpu.synchronize()
+
+
+class Fp8:
+    """What a configuration of Intel Neural Compressor does to a model: measures or quantizes it."""
+
+    def __init__(self, config: Path) -> None:
+        """Reads it.
+
+        Raises:
+            BackendUnavailable: Intel Neural Compressor is not installed.
+            UsageError: the file is no configuration.
+        """
+        try:
+            from neural_compressor.torch import quantization
+        except ImportError as error:
+            raise BackendUnavailable(
+                f"quant_config needs Intel Neural Compressor ({error}): "
+                'pip install "tgi-backend-gaudi[fp8]".'
+            ) from error
+        self._quantization: Any = quantization
+        try:
+            self._config: Any = quantization.FP8Config.from_json_file(str(config))
+        except Exception as error:  # whatever the parser raises
+            raise UsageError(f"{config} is no configuration for FP8 ({error}).") from error
+        self._measured: nn.Module | None = None
+
+    def apply(self, model: nn.Module) -> None:
+        """Changes the model's layers in place.
+
+        Raises:
+            BadModel: there are no measurements for it.
+        """
+        try:
+            if self._config.measure:
+                self._measured = self._quantization.prepare(model, self._config)
+            else:
+                self._quantization.convert(model, self._config)
+        except Exception as error:  # there is no class for what measurements lack
+            raise BadModel(
+                f"the model cannot be quantized ({error}): measure it first, with a quant_config "
+                'whose mode is "MEASURE" and some requests.'
+            ) from error
+
+    def close(self) -> None:
+        """Writes what was measured."""
+        if self._measured is not None:
+            self._quantization.finalize_calibration(self._measured)
+            self._measured = None

@@ -1,0 +1,127 @@
+"""A simulated Gaudi in lazy mode: what it would compile is counted, and refused once it is sealed.
+
+Tensors of the device "hpu" lie on the CPU. Outside of graphs operations are collected until
+`mark_step`, and what was collected is one compiled piece, known by its operations and shapes.
+Inside a graph nothing may be read back, no view may be written to, and nothing may have a type that
+a Gaudi lacks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tests.simulators.graphs import Signature, signature
+
+_READS_BACK = {
+    *("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"),
+    *("nonzero", "masked_select", "unique"),
+}
+_COPIES = {"to", "cpu", "numpy", "float", "from_numpy", "tensor", "__get__", "__set__"}
+"""Transfers, and what reads only the shape of a tensor; no operations on the device."""
+
+
+class Refused(RuntimeError):
+    """A Gaudi would fail, or compile for seconds."""
+
+
+class Device(TorchFunctionMode):
+    """The one device of this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chip = "GAUDI2"
+        self.sealed = False
+        """Whether warm-up is over: nothing may be compiled any more."""
+        self.num_compiled = 0
+        self.replays = 0
+        self.in_step = False
+        """While it is set, nothing may be copied to the host: a step is started, not awaited."""
+        self._in_graph = False
+        self._pieces: set[tuple[Any, ...]] = set()
+        self._collected: list[Any] = []
+        self._entered = False
+
+    def start(self) -> None:
+        if not self._entered:
+            self.__enter__()
+            self._entered = True
+
+    def stop(self) -> None:
+        if self._entered:
+            self.__exit__(None, None, None)
+        self.__init__()  # type: ignore[misc]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        arguments = [_here(x) for x in args]
+        options = {key: _here(x) for key, x in (kwargs or {}).items()}
+        if name in _READS_BACK and (self._in_graph or (self.in_step and name != "nonzero")):
+            raise Refused(f"{name} reads from the device before the step is over")
+        if self._in_graph:
+            self._check(name, arguments)
+        out = func(*arguments, **options)
+        if self._in_graph and isinstance(out, Tensor) and out.dtype == torch.float64:
+            raise Refused(f"{name} gives float64")
+        if not self._in_graph and name not in _COPIES and isinstance(out, Tensor):
+            self._collected.append((name, tuple(out.shape), out.dtype))
+        return out
+
+    def _check(self, name: str, arguments: list[Any]) -> None:
+        target = arguments[0] if arguments else None
+        writes = name.endswith("_") and not name.endswith("__")
+        if writes and isinstance(target, Tensor) and target._is_view():
+            raise Refused(f"{name} writes to a view, which no graph records")
+        if self.chip == "GAUDI" and isinstance(target, Tensor) and target.dtype == torch.float16:
+            raise Refused("the first Gaudi has no float16")
+
+    def mark_step(self) -> None:
+        piece, self._collected = tuple(self._collected), []
+        if piece:
+            self.compile(piece)
+
+    def compile(self, piece: tuple[Any, ...]) -> None:
+        """Once; a second time it is there."""
+        if piece in self._pieces:
+            return
+        if self.sealed:
+            raise Refused(f"compiles after warm-up: {piece[:4]}")
+        self._pieces.add(piece)
+        self.num_compiled += 1
+
+    def graph(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        self._in_graph = True
+        try:
+            return module(*inputs)
+        finally:
+            self._in_graph = False
+
+
+DEVICE = Device()
+
+
+class GraphedModule(nn.Module):
+    """Records a graph for each signature of its inputs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = module
+        self._recorded: set[Signature] = set()
+
+    def forward(self, *inputs: Tensor) -> Any:
+        DEVICE.mark_step()
+        known = signature(inputs)
+        if known in self._recorded:
+            DEVICE.replays += 1
+        DEVICE.compile((id(self), known))
+        self._recorded.add(known)
+        return DEVICE.graph(self._module, inputs)
+
+
+def _here(x: Any) -> Any:
+    if isinstance(x, torch.device) and x.type == "hpu":
+        return torch.device("cpu")
+    return "cpu" if isinstance(x, str) and x.startswith("hpu") else x
