@@ -70,6 +70,9 @@ reports: $(VENV)/.test  ## Examines backends and writes the reports that they sh
 	$(VENV)/bin/tgi conformance --backend llamacpp --tests backends/llamacpp/tests/test_conformance.py --save
 	$(VENV)/bin/tgi conformance --backend trtllm --tests backends/trtllm/tests/test_conformance.py::TestRelease12 \
 	  --simulator "TensorRT-LLM's LLM API, computed on a CPU" --save
+	for backend in neuron gaudi; do \
+	  $(VENV)/bin/tgi conformance --backend $$backend --tests backends/$$backend/tests/test_conformance.py \
+	  --simulator tests/simulators/$$backend --save || exit 1; done
 
 dist: $(VENV)/.cpu  ## Wheels of all packages, in dist/
 	for package in . $(PACKAGES); do \

@@ -48,6 +48,7 @@ def check_answers(server: Server, folder: Path) -> None:
             assert tokens == golden["answers"][i][: len(tokens)], f"prompt {i}"
 
 
+@pytest.mark.long
 def test_neuron_compiles_a_model_and_serves_it(
     serve: ServerFactory, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
