@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 from tests.families import FAMILIES, make_model, request_for
 from tgi_core.contract import DType, Step
@@ -110,6 +111,14 @@ def test_steps_that_no_graph_holds_are_refused(folder, load):
         prompt(backend, *range(3, 36))
 
 
+def test_a_model_that_runs_in_padded_batches_is_refused(tmp_path, load):
+    config = transformers.BloomConfig(
+        vocab_size=97, hidden_size=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2
+    )
+    with pytest.raises(UnsupportedModel, match="does not run in flat batches"):
+        load(make_model(tmp_path / "model", config))
+
+
 def test_the_probe_finds_the_device(gaudi):
     from tgi_backend_gaudi.plugin import probe
 
@@ -141,7 +150,7 @@ def test_a_model_that_reads_numbers_back_is_told_to_leave_graphs_out(tmp_path, l
     folder = make_model(tmp_path / "model", FAMILIES["llama"]())
     for options in ({}, {"graphs": "off"}):
         backend = load(folder, options=options)
-        inner = backend._torch._here().model.model.model
+        inner = backend._torch._here().flat.model.model
         inner.norm = Reads(inner.norm)
         if options:
             backend.warm_up(lambda *_: None)

@@ -21,7 +21,7 @@ from tgi_core.contract import (
     Progress,
     Step,
 )
-from tgi_core.errors import Unsupported
+from tgi_core.errors import Unsupported, UnsupportedModel
 
 
 class GaudiBackend:
@@ -37,9 +37,19 @@ class GaudiBackend:
 
         Forks are at whole blocks: to copy a part of one would be an operation of its own for every
         pair of blocks, each to be compiled.
+
+        Raises:
+            UnsupportedModel: the torch backend would pad every batch to a shape of its own.
         """
+        capabilities = self._torch.load(request, progress)
+        if not self._device.is_asked:
+            self._torch.close()
+            raise UnsupportedModel(
+                f"{request.model.reference} does not run in flat batches, and a Gaudi would "
+                "compile each padded one: serve it with --backend torch."
+            )
         return replace(
-            self._torch.load(request, progress),
+            capabilities,
             fork=Fork.BLOCK,
             mixed=False,
             draft_lengths=(),

@@ -36,6 +36,8 @@ class HpuDevice:
     def __init__(self) -> None:
         self._graphs = True
         self._fp8: habana.Fp8 | None = None
+        self.is_asked = False
+        """Whether a model wants its steps computed here: one that runs in flat batches."""
 
     def configure(self, options: Mapping[str, str]) -> None:
         """`graphs`, on or off, and `quant_config`, a file of Intel Neural Compressor.
@@ -87,6 +89,7 @@ class HpuDevice:
         self, model: FlatModel, cache: PagedCache, limits: Capabilities
     ) -> BucketComputing:
         """Our attention over the cache, in graphs."""
+        self.is_asked = True
         buckets = Buckets.up_to(
             limits.max_rows, limits.max_step_tokens, limits.max_sequence_tokens, BLOCK_TOKENS
         )

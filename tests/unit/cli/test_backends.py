@@ -21,6 +21,7 @@ OURS = [
         "rocm",
         "neuron",
         "gaudi",
+        "trtllm",
     )
     for part in ("--disable-plugin", name)
 ]
