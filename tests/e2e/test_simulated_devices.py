@@ -63,7 +63,7 @@ def test_neuron_compiles_a_model_and_serves_it(
 def test_gaudi_records_its_graphs_and_serves(
     serve: ServerFactory, smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulate("habana", monkeypatch)
+    simulate("gaudi", monkeypatch)
     asked = ("--backend", "gaudi", *SHAPES, "--max-step-tokens", "32", "--cache-tokens", "256")
     with serve(str(smollm2), *asked) as server:
         check_answers(server, smollm2)

@@ -76,6 +76,18 @@ ROWS = (
         "tests/e2e/test_openvino_bfloat16.py::test_greedy_tokens_are_those_of_each_request_alone",
     ),
     Row(
+        QUANTIZED,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_device.py::test_fp8_is_measured_and_then_quantized",
+    ),
+    Row(
+        HALF,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_device.py::test_the_default_is_bfloat16",
+    ),
+    Row(
         HALF,
         "neuron",
         Seen.SIMULATOR,
@@ -101,9 +113,22 @@ ROWS = (
     ),
     Row(
         GRAPHS,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_engine.py::test_the_simulator_sees_what_is_compiled_late",
+    ),
+    Row(
+        GRAPHS,
         "neuron",
         Seen.SIMULATOR,
         "backends/neuron/tests/test_steps.py::test_graphs_are_run_and_never_compiled",
+    ),
+    Row(
+        MIXED,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
     ),
     Row(
         MIXED,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.simulators.hpu import DEVICE
 
-SIMULATOR = Path(__file__).parents[3] / "tests" / "simulators" / "habana"
+SIMULATOR = Path(__file__).parents[3] / "tests" / "simulators" / "gaudi"
 SIMULATED = {"habana_frameworks", "neural_compressor", "tgi_backend_gaudi"}
 
 
