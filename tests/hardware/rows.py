@@ -32,6 +32,7 @@ class Row:
 REAL_MODEL = "A real model's greedy tokens equal the reference's"
 SHARDS = "Ranks share a model"
 QUANTIZED = "Weights in int8 and int4"
+FP8 = "Weights and activations in fp8, measured before"
 HALF = "bfloat16"
 CACHE = "KV cache in fp8"
 HEADS = "Medusa heads"
@@ -50,6 +51,18 @@ ROWS = (
         Seen.NOWHERE,
         "backends/cuda/tests/test_on_gpu.py"
         "::test_the_real_models_greedy_tokens_are_those_of_generate",
+    ),
+    Row(
+        REAL_MODEL,
+        "gaudi",
+        Seen.SIMULATOR,
+        "tests/e2e/test_simulated_devices.py::test_gaudi_records_its_graphs_and_serves",
+    ),
+    Row(
+        REAL_MODEL,
+        "neuron",
+        Seen.SIMULATOR,
+        "tests/e2e/test_simulated_devices.py::test_neuron_compiles_a_model_and_serves_it",
     ),
     Row(
         IMAGES,
@@ -76,7 +89,7 @@ ROWS = (
         "tests/e2e/test_openvino_bfloat16.py::test_greedy_tokens_are_those_of_each_request_alone",
     ),
     Row(
-        QUANTIZED,
+        FP8,
         "gaudi",
         Seen.SIMULATOR,
         "backends/gaudi/tests/test_device.py::test_fp8_is_measured_and_then_quantized",
