@@ -108,6 +108,9 @@ def test_extras_bring_no_torch_serve_a_gguf_and_load_plugins(
     assert "Paris" in text
     listed = json.loads(run(tmp_path / "venv" / "bin" / "tgi", "plugins", "--check"))
     hooks = {row["name"]: (row["hooks"], row["status"]) for row in listed}
+    found = json.loads(run(tmp_path / "venv" / "bin" / "tgi", "backends", "--json"))
+    levels = {row["name"]: row["conformance"] for row in found}
+    assert levels["llamacpp"] == "bronze", "the report is in the wheel"
     for name in ("anthropic-api", "embeddings-api", "ollama-api", "responses-api"):
         assert hooks[name] == (["tgi_routes"], "ok")
 

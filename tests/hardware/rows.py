@@ -65,6 +65,12 @@ ROWS = (
         "tests/e2e/test_simulated_devices.py::test_neuron_compiles_a_model_and_serves_it",
     ),
     Row(
+        REAL_MODEL,
+        "trtllm",
+        Seen.SIMULATOR,
+        "backends/trtllm/tests/test_server.py::test_greedy_text_is_that_of_transformers",
+    ),
+    Row(
         IMAGES,
         "torch",
         Seen.DEVICE,

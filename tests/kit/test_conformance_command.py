@@ -32,7 +32,7 @@ class TestFake(BackendConformance):
     @classmethod
     def load_request(cls, tmp_path_factory):
         path = tmp_path_factory.mktemp("model")
-        model = ModelFiles(reference="toy", path=path, format=ModelFormat.OTHER)
+        model = ModelFiles(reference="/somewhere/toy", path=path, format=ModelFormat.OTHER)
         sizes = dict(vocab_size=96, cache_tokens=512, max_sequences=8, max_rows=5)
         sizes |= dict(max_step_tokens=80, max_sequence_tokens=120)
         return LoadRequest(model=model, options={name: str(size) for name, size in sizes.items()})

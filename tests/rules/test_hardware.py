@@ -41,6 +41,7 @@ def test_a_report_is_about_what_is_here(report: ConformanceReport) -> None:
     assert f'name = "{report.distribution}"' in project
     assert f'version = "{report.version}"' in project
     assert report.contract == CONTRACT
+    assert not report.model.startswith("/"), "a path of somebody's machine"
     promises = {one.name for one in report.promises}
     assert promises and promises <= {name for _, name in PROMISES}
 

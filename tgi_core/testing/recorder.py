@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tgi_core.contract import LoadRequest
 from tgi_core.plugin.report import Outcome, Promise
 from tgi_core.testing.conformance.device import Device
 from tgi_core.testing.conformance.engine.promises import Started
@@ -42,10 +44,10 @@ class Recorder:
         result = yield
         if isinstance(result, Device):
             self.device = result.capabilities.device
-            self.model = result.request.model.reference
+            self.model = _name(result.request)
         if isinstance(result, Started):
             self.device = result.info.device
-            self.model = result.load.model.reference
+            self.model = _name(result.load)
         return result
 
     @pytest.hookimpl(wrapper=True)
@@ -62,6 +64,12 @@ class Recorder:
         before = self._found.setdefault(key, promise)
         if _ORDER.index(promise.outcome) < _ORDER.index(before.outcome):
             self._found[key] = promise
+
+
+def _name(request: LoadRequest) -> str:
+    """What the user wrote, or the last part of a path: a report that is shipped names no machine."""
+    reference = request.model.reference
+    return Path(reference).name if Path(reference).is_absolute() else reference
 
 
 def _group(item: pytest.Item) -> str | None:
