@@ -67,7 +67,7 @@ class Recorder:
 
 
 def _name(request: LoadRequest) -> str:
-    """What the user wrote, or the last part of a path: a report that is shipped names no machine."""
+    """What the user wrote, or the end of a path: a report that is shipped names no machine."""
     reference = request.model.reference
     return Path(reference).name if Path(reference).is_absolute() else reference
 
