@@ -107,7 +107,8 @@ class BucketComputing:
 
     def _run(self, inputs: Inputs) -> Tensor:
         arrays = (getattr(inputs, field.name) for field in dataclasses.fields(inputs))
-        logits: Tensor = self._forward(*(self._to_device(array) for array in arrays))
+        # a copy: the next prompt of this step may be of the same shape, and so write there too
+        logits: Tensor = self._forward(*(self._to_device(array) for array in arrays)).clone()
         habana.flush()
         return logits
 

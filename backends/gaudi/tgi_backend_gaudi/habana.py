@@ -21,7 +21,10 @@ DEVICE = torch.device("hpu")
 
 def start() -> None:
     """Tells Habana's PyTorch that nothing is trained here; to be called before a model is made."""
-    htcore.hpu_set_inference_env()
+    if hasattr(htcore, "hpu_inference_set_env"):
+        htcore.hpu_inference_set_env()
+    else:  # its name in releases before
+        htcore.hpu_set_inference_env()
 
 
 def num_devices() -> int:
@@ -51,7 +54,10 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def as_graphs(module: nn.Module) -> nn.Module:
-    """A module that records a graph for each shapes of its inputs, and replays it from then on."""
+    """A module that records a graph for each shapes of its inputs, and replays it from then on.
+
+    A graph writes its output to the same place each time.
+    """
     made: nn.Module = hpu.wrap_in_hpu_graph(module, disable_tensor_cache=True)
     return made
 

@@ -1,9 +1,11 @@
 """The calls of habana_frameworks.torch.core that a server makes."""
 
+from torch import nn
+
 from tests.simulators.hpu import DEVICE
 
 
-def hpu_set_inference_env() -> None:
+def hpu_inference_set_env(model: nn.Module | None = None) -> None:
     DEVICE.start()
 
 

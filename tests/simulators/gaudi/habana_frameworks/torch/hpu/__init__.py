@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tests.simulators.hpu import DEVICE, GraphedModule
+from tests.simulators.hpu import DEVICE, record
 
 _TOTAL = 1 << 30
 
@@ -43,7 +43,7 @@ def wrap_in_hpu_graph(
     module: nn.Module,
     asynchronous: bool = False,
     disable_tensor_cache: bool = False,
-    hash_with_views: bool = False,
     dry_run: bool = False,
+    max_graphs: int | None = None,
 ) -> nn.Module:
-    return GraphedModule(module)
+    return record(module)
