@@ -5,9 +5,11 @@
 # hadolint ignore=DL3007
 FROM vault.habana.ai/gaudi-docker/1.24.0/ubuntu24.04/habanalabs/pytorch-installer-2.10.0:latest
 ENV PIP_BREAK_SYSTEM_PACKAGES=1
+# the image's torch, and no other
 RUN --mount=type=bind,source=dist,target=/dist \
-  pip install --no-cache-dir --find-links /dist "tgi-core[gaudi,dialects,otlp,watermark]"
-ENV OMPI_MCA_btl_vader_single_copy_mechanism=none
+  python3 -c "from importlib.metadata import version; print('torch==' + version('torch'))" > /tmp/torch.txt \
+  && pip install --no-cache-dir -c /tmp/torch.txt --find-links /dist "tgi-core[gaudi,dialects,otlp,watermark]"
+ENV OMPI_MCA_btl_vader_single_copy_mechanism=none PT_HPU_LAZY_MODE=1
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/tgi-entrypoint
 RUN useradd --uid 10000 --home-dir /data --no-create-home tgi && install -d -m 1777 /data
 USER 10000
