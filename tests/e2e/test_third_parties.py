@@ -52,7 +52,9 @@ def installed(package: Path, site: Path) -> list[str]:
         return archive.namelist()
 
 
-@pytest.mark.parametrize("make", [new_package, package_of_the_guide])
+@pytest.mark.parametrize(
+    "make", [package_of_the_guide, pytest.param(new_package, marks=pytest.mark.long)]
+)
 def test_a_package_is_built_examined_and_served(make, serve: ServerFactory, tmp_path: Path):
     package, site = tmp_path / "package", tmp_path / "site"
     name = make(package)
