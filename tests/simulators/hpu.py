@@ -35,6 +35,8 @@ class Device(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.chip = "GAUDI2"
+        self.lazy = True
+        """As with PT_HPU_LAZY_MODE=1; without it there are no graphs."""
         self.sealed = False
         """Whether warm-up is over: nothing may be compiled any more."""
         self.num_compiled = 0

@@ -76,6 +76,13 @@ def test_float16_and_fp8_are_not_for_the_first_gaudi(folder, load, gaudi, tmp_pa
         load(folder, options={"quant_config": str(tmp_path / "config.json")})
 
 
+def test_graphs_without_lazy_mode_are_refused(folder, load, gaudi, monkeypatch):
+    monkeypatch.setattr(gaudi, "lazy", False)
+    with pytest.raises(UsageError, match="PT_HPU_LAZY_MODE=1"):
+        load(folder)
+    assert load(folder, options={"graphs": "off"})
+
+
 def test_the_default_is_bfloat16(folder, load):
     backend = load(folder, dtype=None)
     assert backend._torch._here().dtype is torch.bfloat16

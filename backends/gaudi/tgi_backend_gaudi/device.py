@@ -43,7 +43,7 @@ class HpuDevice:
         """`graphs`, on or off, and `quant_config`, a file of Intel Neural Compressor.
 
         Raises:
-            UsageError: another option, another value, or no such file.
+            UsageError: another option, another value, no such file, or graphs without lazy mode.
         """
         wrong = sorted(options.keys() - {"graphs", "quant_config"})
         if wrong or options.get("graphs", "on") not in _SWITCH:
@@ -52,6 +52,11 @@ class HpuDevice:
                 f"given {', '.join(f'{key}={options[key]}' for key in (*wrong, *options))}."
             )
         self._graphs = _SWITCH[options.get("graphs", "on")]
+        if self._graphs and not habana.records_graphs():
+            raise UsageError(
+                "graphs need lazy mode: set the environment variable PT_HPU_LAZY_MODE=1, or give "
+                "--backend-option graphs=off, which is slower."
+            )
         config = options.get("quant_config")
         if config is None:
             return

@@ -12,6 +12,7 @@ from typing import Any
 import habana_frameworks.torch.core as htcore
 import habana_frameworks.torch.hpu as hpu
 import torch
+from habana_frameworks.torch.utils.internal import is_lazy
 from torch import nn
 
 from tgi_core.errors import BackendUnavailable, BadModel, UsageError
@@ -25,6 +26,11 @@ def start() -> None:
         htcore.hpu_inference_set_env()
     else:  # its name in releases before
         htcore.hpu_set_inference_env()
+
+
+def records_graphs() -> bool:
+    """Whether PT_HPU_LAZY_MODE=1 was set when this process began: only then can graphs be had."""
+    return bool(is_lazy())
 
 
 def num_devices() -> int:
