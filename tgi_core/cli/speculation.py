@@ -88,7 +88,7 @@ def _base_of_heads(files: ModelFiles) -> str | None:
     path: Path = files.path / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict) or "medusa_num_heads" not in config:
         return None

@@ -93,7 +93,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadModel(f"{file} is damaged ({error}). Download it again.") from error
     if not isinstance(content, dict):
         raise BadModel(f"{file} holds no JSON object. Download it again.")

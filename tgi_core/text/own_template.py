@@ -29,7 +29,7 @@ def read_own_template(file: Path) -> OwnTemplate:
     try:
         text = file.read_text(encoding="utf-8")
         config = json.loads(text) if file.suffix == ".json" else {"chat_template": text}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"the chat template {file} cannot be read: {error}.") from error
     source = template_in(config) if isinstance(config, dict) else None
     if source is None:

@@ -128,7 +128,7 @@ def _facts(config: Mapping[str, Any], model: Mapping[str, Any]) -> CompiledFacts
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read ({error}).") from error
     if not isinstance(content, Mapping):
         raise BadModel(f"{path} holds no object.")

@@ -24,7 +24,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read ({error}).") from error
     if not isinstance(config, Mapping):
         raise BadModel(f"{path} holds no object.")

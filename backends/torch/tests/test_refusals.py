@@ -50,7 +50,10 @@ def test_a_folder_without_a_config(llama, load):
         load(llama)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": 3}', "\udcff"])
+DEEP = '{"model_type": "llama", "x": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": 3}', "\udcff", DEEP])
 def test_a_config_that_is_no_config(text, llama, load):
     (llama / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(BadModel, match=r"config\.json"):
@@ -61,6 +64,26 @@ def test_a_config_with_values_of_the_wrong_type(llama, load):
     edit_config(llama, num_hidden_layers="two")
     with pytest.raises(BadModel, match=r"llama configuration|LlamaForCausalLM"):
         load(llama)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 10**9])
+def test_a_config_with_impossible_sizes(size, llama, load):
+    """At a glance: a list of so many layers would fill the memory."""
+    before = json.loads((llama / "config.json").read_text())
+    for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
+        edit_config(llama, **{**before, name: size})
+        with pytest.raises((BadModel, UnsupportedModel)):
+            load(llama)
+
+
+def test_code_of_the_model_is_never_run(llama, drive, tmp_path):
+    trace = tmp_path / "it ran"
+    (llama / "evil.py").write_text(f"open({str(trace)!r}, 'w')\n")
+    classes = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+    edit_config(llama, auto_map=dict.fromkeys(classes, "evil.Model"))
+    driver = drive(llama)
+    driver.check({0: [1, 2, 3]})
+    assert not trace.exists()
 
 
 def test_shards_load(sharded, drive):

@@ -117,7 +117,7 @@ def _read_index(index: Path) -> dict[Path, set[str] | None]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         pairs = [(str(name), str(file)) for name, file in weight_map.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise BadModel(f"{index} is not an index of safetensors files ({error!r}).") from error
     wanted: dict[Path, set[str] | None] = {}
     by_file: dict[str, set[str]] = defaultdict(set)

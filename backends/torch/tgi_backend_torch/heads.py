@@ -126,7 +126,7 @@ def _counts(folder: Path) -> tuple[int, int]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         num_heads, num_layers = config["medusa_num_heads"], config.get("medusa_num_layers", 1)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
         raise BadModel(f"{path} does not say how many Medusa heads there are ({error}).") from error
     if not (type(num_heads) is type(num_layers) is int):
         raise BadModel(f"{path}: medusa_num_heads and medusa_num_layers must be whole numbers.")

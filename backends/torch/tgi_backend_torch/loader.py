@@ -26,6 +26,8 @@ from tgi_core.contract import Progress
 from tgi_core.errors import BadModel, UnsupportedModel
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_MOST_LAYERS = 10_000
+"""transformers makes a list of the layers before anybody could compare them with the weights."""
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -38,7 +40,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read ({error}).") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise BadModel(f"{path} does not say which model_type it describes.")
@@ -54,11 +56,16 @@ def read_config(folder: Path) -> PretrainedConfig:
             f"{model_type!r} of {path}; {remedy}."
         )
     if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
+        told = raw["quantization_config"]
+        method = told.get("quant_method", "unknown") if isinstance(told, dict) else "unknown"
         raise UnsupportedModel(
             f"{path} describes weights quantized by {method}, which the torch backend does not "
             "read: serve the unquantized model, or a GGUF file with the llamacpp backend."
         )
+    for part in (raw, *(part for part in raw.values() if isinstance(part, dict))):
+        for name, value in part.items():
+            if "layer" in name and isinstance(value, int) and value > _MOST_LAYERS:
+                raise BadModel(f"{path} says that {name} is {value}, which no model has.")
     try:
         with quiet():
             config: PretrainedConfig = AutoConfig.from_pretrained(

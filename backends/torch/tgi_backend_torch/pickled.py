@@ -62,7 +62,7 @@ def _pickled_files(source: Path) -> list[Path]:
     if index.is_file():
         try:
             named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise BadModel(f"{index} is not an index of weights ({error!r}).") from error
         strange = [str(name) for name in named if Path(str(name)).name != name]
         if strange:

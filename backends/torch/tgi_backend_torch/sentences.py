@@ -96,7 +96,7 @@ def _pooling(path: Path) -> Pooling:
 def _read(path: Path, kind: type) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read ({error}).") from error
     if not isinstance(content, kind):
         raise BadModel(f"{path} does not hold a JSON {kind.__name__}.")
@@ -107,6 +107,6 @@ def _optional_object(path: Path) -> dict[str, Any]:
     """What a file holds; nothing if it is absent or damaged, which others complain of."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

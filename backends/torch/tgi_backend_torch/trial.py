@@ -107,7 +107,7 @@ def learn_layers(model: PreTrainedModel) -> tuple[Trial, Tensor]:
         logits = _logits(model)
     text = model.config.get_text_config()
     layers = tuple(recorder.layers.values())
-    if len(layers) != text.num_hidden_layers or recorder.is_repeated:
+    if not layers or len(layers) != text.num_hidden_layers or recorder.is_repeated:
         raise UnsupportedModel(
             f"{name} has {text.num_hidden_layers} layers, but {len(layers)} of them use "
             "the attention interface once: the torch backend runs models in which all do."

@@ -97,7 +97,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     file = path / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{file} cannot be read ({error}): fetch the model again.") from error
     if not isinstance(config, dict):
         raise BadModel(f"{file} is no JSON object: fetch the model again.")

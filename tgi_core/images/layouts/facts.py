@@ -51,7 +51,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             found = json.loads(file.read(_LARGEST_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read ({error}).") from error
     if not isinstance(found, dict):
         raise BadModel(f"{path} holds no JSON object.")
