@@ -22,7 +22,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.engines import LOAD, generate, no_progress, requests
+from tests.engines import LOAD, freeze_costs, generate, no_progress, requests
 from tests.in_process import Generated, InProcessEngine
 from tests.unit.api.conftest import Reply, Server
 from tests.unit.api.tooled import TEMPLATE, joined
@@ -31,9 +31,19 @@ from tgi_core.api.service import ApiLimits, ServedModel, Service
 from tgi_core.builtin.guidance import LLGuidance
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.builtin.tool_parsers.hermes import HERMES
-from tgi_core.contract import AdapterRef, Boost, Request, StopRule
+from tgi_core.contract import (
+    AdapterRef,
+    Boost,
+    Draft,
+    Drafter,
+    DraftSetup,
+    DraftWish,
+    Request,
+    StopRule,
+)
 from tgi_core.engine.guidance import Guidance
 from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.speculation import Drafting
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.testing.fake import FakeBackend, FakeShape
 from tgi_core.testing.models import write_fake_adapter
@@ -63,6 +73,32 @@ class Green:
         return Boost(np.packbits(green, bitorder="little").view("<i4").astype(np.int32), 1000.0)
 
 
+class Foresight:
+    """Drafts what a request gets in a world without drafts, with every seventh token wrong."""
+
+    name = "foresight"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def start(self, setup: DraftSetup) -> Drafter:
+        return self
+
+    def propose(self, wishes: Sequence[DraftWish]) -> Sequence[Draft]:
+        known = {g.request.request_id: g.request for g in self.world.engine.generations}
+        return [Draft(tokens=self.draft(wish, known.get(wish.request_id))) for wish in wishes]
+
+    def draft(self, wish: DraftWish, request: Request | None) -> tuple[int, ...]:
+        if request is None:
+            return ()
+        begin = len(wish.tokens)
+        tokens = [*request.prompt, *self.world.alone(request)][begin : begin + wish.most]
+        return tuple(token ^ ((begin + i) % 7 == 0) for i, token in enumerate(tokens))
+
+    def forget(self, request_id: str) -> None:
+        pass
+
+
 @dataclass
 class World:
     """A server and its engine, and what was asked of them."""
@@ -70,13 +106,17 @@ class World:
     tokenizer: HFTokenizer
     adapter: AdapterRef
     cache_tokens: int = 65536
+    drafts: bool = False
+    outputs: dict[str, list[int]] = field(default_factory=dict)
+    """What requests get alone, by their ids."""
     idle: StepEngine = field(init=False)
     engine: InProcessEngine = field(init=False)
     server: Server = field(init=False)
 
     def start(self) -> None:
         """Makes them."""
-        self.engine = InProcessEngine(self.step_engine(self.cache_tokens))
+        drafting = EngineLimits(num_drafts=4) if self.drafts else None
+        self.engine = InProcessEngine(self.step_engine(self.cache_tokens, drafting))
         self.idle = self.step_engine(65536, EngineLimits(prefix_caching=False))
         info = self.engine.info
         adapters = Adapters(self.engine, "org/model", 4)  # type: ignore[arg-type]
@@ -106,14 +146,18 @@ class World:
             limits,
             guidance=Guidance(LLGuidance()),
             adjustments={"watermark": Green()},
+            drafting=Drafting(Foresight(self)) if limits and limits.num_drafts else None,
         )
         engine.start(replace(LOAD, max_adapters=2), no_progress)
+        freeze_costs(engine)
         engine.use_vocabulary(self.tokenizer.vocabulary())
         return engine
 
     def alone(self, request: Request) -> list[int]:
         """What a request gets from an engine with room that has nothing else to do."""
-        return generate(self.idle, [request])[request.request_id]
+        if request.request_id not in self.outputs:
+            self.outputs |= generate(self.idle, [request])
+        return self.outputs[request.request_id]
 
     def send(self, wish: Wish, **more: Any) -> Reply:
         return self.server.post(wish.path, wish.body | more)
@@ -274,8 +318,9 @@ class Preempted(Feature):
         world.cache_tokens = 1024
 
     def before(self, world: World, wish: Wish) -> None:
-        # after some twenty steps nothing is left
-        room = 1024 - 20 * 12 - (330 if wish.chat else 90)
+        # after so many steps nothing is left
+        steps = 6 if world.drafts else 20
+        room = 1024 - steps * 12 - (330 if wish.chat else 90)
         for request in requests(room // 60, temperature=0.8):
             prompt = (request.prompt * 60)[:60]
             stop = StopRule(max_new_tokens=90)
@@ -283,6 +328,14 @@ class Preempted(Feature):
 
     def holds(self, world: World, answer: Answer) -> None:
         assert world.engine.stats.preemptions > 0
+
+
+class Drafted(Feature):
+    def prepare(self, world: World) -> None:
+        world.drafts = True
+
+    def holds(self, world: World, answer: Answer) -> None:
+        assert world.engine.stats.drafted_tokens > world.engine.stats.accepted_tokens > 0
 
 
 class Penalties(Feature):
@@ -353,6 +406,7 @@ FEATURES: dict[str, Feature] = {
     "adapter": Adapter(),
     "prefix hit": PrefixHit(),
     "preemption": Preempted(),
+    "drafts": Drafted(),
     "abort": Aborted(),
     "penalties": Penalties(),
     "watermark": Watermarked(),
