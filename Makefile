@@ -9,7 +9,7 @@ SMOLLM2 := $(MODELS)/smollm2-135m-instruct
 # Without compiling: of what is installed only a part is imported, and that is compiled then.
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-compile -c tests/constraints.txt $(PIP_FLAGS)
 PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp plugins/watermark_kgw
-PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm backends/neuron backends/gaudi backends/trtllm $(PLUGINS)
+PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm backends/xpu backends/neuron backends/gaudi backends/trtllm $(PLUGINS)
 
 # Clients have environments of their own, tests/clients/NAME.txt: what they need contradicts itself.
 CLIENTS := .venv-clients
@@ -91,7 +91,7 @@ $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 
 $(VENV)/.test: $(VENV)/.cpu $(PACKAGES:=/pyproject.toml)
 	$(PIP) -e ".[dev]" -e backends/llamacpp -e "backends/openvino[quantize]" \
-	  -e "backends/cuda[test]" -e backends/rocm -e backends/neuron -e backends/gaudi -e backends/trtllm $(PLUGINS:%=-e %)
+	  -e "backends/cuda[test]" -e backends/rocm -e backends/xpu -e backends/neuron -e backends/gaudi -e backends/trtllm $(PLUGINS:%=-e %)
 	touch $@
 
 $(CLIENTS)/%/.done: tests/clients/%.txt

@@ -19,6 +19,7 @@ OURS = [
         "openvino",
         "cuda",
         "rocm",
+        "xpu",
         "neuron",
         "gaudi",
         "trtllm",

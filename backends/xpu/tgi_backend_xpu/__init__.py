@@ -1,0 +1,1 @@
+"""Intel GPUs: the torch backend on upstream torch's `xpu` device."""
