@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import tokenizers
@@ -43,24 +44,32 @@ Batches = list[Sequence[Event]]
 """What each call of `next` returns; after the last one it waits for ever."""
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> HFTokenizer:
-    """One token a byte, and a few special ones."""
+def byte_tokenizer(*special: str, **more: Any) -> HFTokenizer:
+    """One token a byte, and special ones: the first begins a text, and the second ends it."""
+    begin, end, *_ = special
     vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     raw = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(name) for name in ("<s>", "</s>", "<|end|>")])
+    raw.add_special_tokens([AddedToken(name) for name in special])
     raw.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", raw.token_to_id("<s>"))]
+        single=f"{begin} $A", special_tokens=[(begin, raw.token_to_id(begin))]
     )
     return HFTokenizer(
-        raw,
-        eos_token_ids=(raw.token_to_id("</s>"),),
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=TEMPLATE,
+        raw, eos_token_ids=(raw.token_to_id(end),), bos_token=begin, eos_token=end, **more
     )
+
+
+@pytest.fixture(scope="session")
+def seeing_tokenizer() -> HFTokenizer:
+    """With a placeholder for parts of an image."""
+    return byte_tokenizer("<s>", "</s>", "<image>")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> HFTokenizer:
+    """With a mark that ends turns."""
+    return byte_tokenizer("<s>", "</s>", "<|end|>", chat_template=TEMPLATE)
 
 
 class ScriptedGeneration:

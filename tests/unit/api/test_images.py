@@ -7,16 +7,13 @@ from dataclasses import replace
 from io import BytesIO
 
 import pytest
-import tokenizers
 from PIL import Image
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from tgi_core.contract import Feature
 from tgi_core.errors import ValidationError
 from tgi_core.images.layouts.llava_next import LlavaNextLayout
 from tgi_core.images.prompt import ImageLimits, ImagePrompts
 from tgi_core.text.chat import ChatTemplate
-from tgi_core.text.tokenizer import HFTokenizer
 
 PARTS = (
     "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}"
@@ -49,19 +46,6 @@ def uri(data):
 
 def image_url(url):
     return {"type": "image_url", "image_url": {"url": url}}
-
-
-@pytest.fixture(scope="module")
-def seeing_tokenizer():
-    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    raw = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(name) for name in ("<s>", "</s>", "<image>")])
-    raw.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", raw.token_to_id("<s>"))]
-    )
-    return HFTokenizer(raw, eos_token_ids=(257,), bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture

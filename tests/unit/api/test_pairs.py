@@ -25,6 +25,7 @@ import pytest
 from tests.engines import LOAD, freeze_costs, generate, no_progress, requests
 from tests.in_process import Generated, InProcessEngine
 from tests.unit.api.conftest import Reply, Server
+from tests.unit.api.test_images import SIZE, image_url, picture, uri
 from tests.unit.api.tooled import TEMPLATE, joined
 from tgi_core.api.adapters import Adapters
 from tgi_core.api.service import ApiLimits, ServedModel, Service
@@ -45,6 +46,8 @@ from tgi_core.engine.guidance import Guidance
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.speculation import Drafting
 from tgi_core.engine.step_engine import StepEngine
+from tgi_core.images.layouts.llava_next import LlavaNextLayout
+from tgi_core.images.prompt import ImageLimits, ImagePrompts
 from tgi_core.testing.fake import FakeBackend, FakeShape
 from tgi_core.testing.models import write_fake_adapter
 from tgi_core.text.chat import ChatTemplate
@@ -119,6 +122,7 @@ class World:
         self.engine = InProcessEngine(self.step_engine(self.cache_tokens, drafting))
         self.idle = self.step_engine(65536, EngineLimits(prefix_caching=False))
         info = self.engine.info
+        layout = LlavaNextLayout(tile=28, patches=2, resolutions=((28, 28),))
         adapters = Adapters(self.engine, "org/model", 4)  # type: ignore[arg-type]
         adapters._known["other"] = self.adapter
         model = ServedModel(
@@ -130,16 +134,24 @@ class World:
                 vocab_size=info.vocab_size,
                 features=info.features,
             ),
-            template=ChatTemplate(TEMPLATE, bos_token="<s>", eos_token="</s>"),
+            template=ChatTemplate(
+                TEMPLATE,
+                bos_token="<s>",
+                eos_token="</s>",
+                special_texts=[*self.tokenizer.special_texts, *layout.special_texts],
+                image_marker=layout.marker,
+            ),
             tool_parser=HERMES,
             adapters=adapters,
+            images=ImagePrompts(layout, self.tokenizer, ImageLimits(), None),
         )
         limits = ApiLimits(max_concurrent_requests=64)
         service = Service(engine=self.engine, limits=limits, model=model)  # type: ignore[arg-type]
         self.server = Server(service, self.engine, self.tokenizer)  # type: ignore[arg-type]
 
     def step_engine(self, cache_tokens: int, limits: EngineLimits | None = None) -> StepEngine:
-        shape = FakeShape(vocab_size=self.tokenizer.vocab_size, cache_tokens=cache_tokens)
+        size = self.tokenizer.vocab_size
+        shape = FakeShape(vocab_size=size, cache_tokens=cache_tokens, images=True)
         engine = StepEngine(
             FakeBackend(shape),
             FirstComeFirstServed(),
@@ -169,6 +181,8 @@ class Wish:
 
     body: dict[str, Any] = field(default_factory=dict)
     chat: bool = False
+    shown: bytes | None = None
+    """A picture that the prompt begins with."""
     free: str | None = None
     """A regular expression whose group is the part of a text that the model is free in."""
 
@@ -191,7 +205,8 @@ class Answer:
         if not self.wish.chat:
             return str(choice["text"])
         calls = choice["message"].get("tool_calls", ())
-        return "".join(call["function"]["arguments"] for call in calls)
+        said = choice["message"].get("content") or ""
+        return said + "".join(call["function"]["arguments"] for call in calls)
 
 
 class Feature:
@@ -292,6 +307,24 @@ class Tools(Feature):
             assert choice["finish_reason"] == "tool_calls"
 
 
+class Shown(Feature):
+    """A picture; without it the model says something else."""
+
+    def ask(self, wish: Wish) -> None:
+        wish.chat = True
+        wish.shown = picture()
+
+    def holds(self, world: World, answer: Answer) -> None:
+        for generated in answer.generated:
+            [image] = generated.request.images
+            assert image.data == answer.wish.shown
+            [(begin, end)] = image.spans
+            assert end - begin == SIZE
+            blind = replace(generated.request, request_id="blind", images=())
+            assert world.alone(blind) != generated.tokens
+            del world.outputs["blind"]
+
+
 class Adapter(Feature):
     def ask(self, wish: Wish) -> None:
         wish.body["adapter_id"] = "other"
@@ -320,7 +353,7 @@ class Preempted(Feature):
     def before(self, world: World, wish: Wish) -> None:
         # after so many steps nothing is left
         steps = 6 if world.drafts else 20
-        room = 1024 - steps * 12 - (330 if wish.chat else 90)
+        room = 1024 - steps * 12 - (330 if "tools" in wish.body else 90)
         for request in requests(room // 60, temperature=0.8):
             prompt = (request.prompt * 60)[:60]
             stop = StopRule(max_new_tokens=90)
@@ -404,6 +437,7 @@ FEATURES: dict[str, Feature] = {
     "guidance": Guided(),
     "tools": Tools(),
     "adapter": Adapter(),
+    "image": Shown(),
     "prefix hit": PrefixHit(),
     "preemption": Preempted(),
     "drafts": Drafted(),
@@ -414,13 +448,16 @@ FEATURES: dict[str, Feature] = {
 REFUSED = {
     ("stream", "best_of"): "`best_of` > `n` is not supported when streaming",
     ("best_of", "tools"): "`best_of` is not supported",
+    ("best_of", "image"): "`best_of` is not supported",
     ("guidance", "tools"): "mutually exclusive",
 }
 
 
 @pytest.fixture
-def world(tokenizer: HFTokenizer, tmp_path: Path) -> World:
-    return World(tokenizer, AdapterRef.at("other", write_fake_adapter(tmp_path / "other", 3)))
+def world(seeing_tokenizer: HFTokenizer, tmp_path: Path) -> World:
+    return World(
+        seeing_tokenizer, AdapterRef.at("other", write_fake_adapter(tmp_path / "other", 3))
+    )
 
 
 def without_ids(choices: list[dict[str, Any]]) -> Any:
@@ -480,12 +517,15 @@ NO_NOISE = {str(token): -100 for token in range(94, 259)}
 
 
 def wish_of(*names: str) -> Wish:
-    """Tools first, for they choose the route, and with it how others are written."""
+    """Tools and images first, for they choose the route, and with it how others are written."""
     wish = Wish({"max_tokens": MAX_TOKENS, "seed": 7, "temperature": 0.8, "logit_bias": NO_NOISE})
-    for name in sorted(names, key=lambda name: name != "tools"):
+    for name in sorted(names, key=lambda name: name not in ("tools", "image")):
         FEATURES[name].ask(wish)
     if wish.chat:
-        wish.body["messages"] = [{"role": "user", "content": PROMPT}]
+        parts: list[Any] = [{"type": "text", "text": PROMPT}]
+        if wish.shown:
+            parts.insert(0, image_url(uri(wish.shown)))
+        wish.body["messages"] = [{"role": "user", "content": parts}]
     else:
         wish.body["prompt"] = PROMPT
     if wish.free is None:
