@@ -246,18 +246,18 @@ def test_damaged_weights_an_unknown_architecture_and_a_small_cache(
     whole = (cut / "model.safetensors").resolve().read_bytes()
     (cut / "model.safetensors").unlink()
     (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    status, words = refused(str(cut), "--port", "0")
+    status, words = refused(str(cut), "--backend", "torch")
     assert status == 65 and "model.safetensors" in words
 
     unknown = copy("unknown")
     config = json.loads((unknown / "config.json").read_text())
     (unknown / "config.json").unlink()
     (unknown / "config.json").write_text(json.dumps({**config, "model_type": "abacus"}))
-    status, words = refused(str(unknown), "--port", "0")
+    status, words = refused(str(unknown), "--backend", "torch")
     assert status == 65 and "abacus" in words
 
     status, words = refused(
-        str(smollm2), "--port", "0", "--cache-tokens", "64", "--max-total-tokens", "512"
+        *(str(smollm2), "--backend", "torch"), "--cache-tokens", "64", "--max-total-tokens", "512"
     )
     assert status == 78 and "64" in words
 

@@ -70,7 +70,7 @@ def test_a_draft_model_of_another_vocabulary_ends_the_start(
         assert "their vocabularies differ, first in token" in server.log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_answers_of_the_real_model_are_those_without_drafts(
     serve: ServerFactory, smollm2: Path
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def test_the_command_finds_the_mark_in_texts_of_the_real_model(
     """200 tokens: a z-score above 4 with the mark, below 2 without."""
     prompt = "Write a long story about a fox who lives by a river."
     with serve(str(smollm2), "--backend", "torch", "--dtype", "float32") as server:
-        for marked in (True, False):
+
+        def write(marked: bool) -> None:
             status, reply = server.post(
                 "/v1/chat/completions",
                 {
@@ -85,6 +87,9 @@ def test_the_command_finds_the_mark_in_texts_of_the_real_model(
             assert status == 200, reply
             text = json.loads(reply)["choices"][0]["message"]["content"]
             (tmp_path / f"{marked}.txt").write_text(text, encoding="utf-8")
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(write, (True, False)))
     for marked in (True, False):
         command = ("watermark", "detect", smollm2, tmp_path / f"{marked}.txt", "--json")
         ran = subprocess.run(
