@@ -1,9 +1,21 @@
 """What holds for the tests of all packages."""
 
+import gc
 import logging
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Backends collect garbage when they close: what is here now, libraries above all, is none."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Libraries look for what was never collected when the process ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
