@@ -42,9 +42,10 @@ from tgi_core.text import hf_plugin
 
 GRAMMARS = {
     "without": None,
-    "a list of texts": {"type": "array", "items": {"type": "string"}},
+    "a list of texts": {"type": "array", "minItems": 100, "items": {"type": "string"}},
     "a list of records": {
         "type": "array",
+        "minItems": 100,
         "items": {
             "type": "object",
             "properties": {
@@ -57,7 +58,7 @@ GRAMMARS = {
         },
     },
 }
-"""None of them has an end that comes soon."""
+"""None of them ends before its tokens are spent: answers of other lengths would be another load."""
 
 
 def main() -> int:
@@ -136,6 +137,7 @@ def run(engine: StepEngine, schema: object, args: argparse.Namespace, seed: int)
         for number in range(args.streams * 3)
     ]
     live = tokens = 0
+    expected = args.tokens * len(waiting)
     began = time.perf_counter()
     while waiting or engine.busy:
         while waiting and live < args.streams:
@@ -145,7 +147,9 @@ def run(engine: StepEngine, schema: object, args: argparse.Namespace, seed: int)
             if isinstance(event, TokenEvent):
                 tokens += 1
                 live -= event.finish is not None
-    return tokens / (time.perf_counter() - began)
+    took = time.perf_counter() - began
+    assert tokens == expected, f"{tokens} tokens instead of {expected}"
+    return tokens / took
 
 
 def first_tokens(url: str, num_schemas: int) -> None:
