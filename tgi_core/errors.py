@@ -31,6 +31,7 @@ TgiError
     ├── UnsupportedModel        the files are fine; this backend cannot run them
     ├── DoesNotFit              the memory does not hold the model, or one sequence
     ├── PortInUse               somebody listens on the address already
+    ├── OutOfResources          the system gives no more files, processes or memory now
     ├── BackendUnavailable      no installed backend can serve this model here
     └── PluginError             something is wrong with an installed plugin
         ├── UnknownPlugin           no plugin has that name
@@ -44,6 +45,7 @@ Knows nothing of HTTP: `api/errors.py` maps classes to statuses and `error_type`
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
@@ -202,6 +204,28 @@ class PortInUse(SetupError):
     """The address that the server should listen on is taken."""
 
     exit_code = 78
+
+
+class OutOfResources(SetupError):
+    """The system gives no more of something now; starting again later may help."""
+
+    exit_code = 75
+
+    @classmethod
+    def behind(cls, error: OSError | MemoryError) -> OutOfResources | None:
+        """The error for the operator, if that is what happened."""
+        number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+        remedy = _SHORTAGES.get(number or 0)
+        return None if remedy is None else cls(f"{remedy} ({error})" if str(error) else remedy)
+
+
+_SHORTAGES = {
+    errno.EMFILE: "no more files may be open: raise the limit with `ulimit -n`",
+    errno.ENFILE: "this machine has no more open files to give: close some, or raise fs.file-max",
+    errno.EAGAIN: "no more processes or threads may run: raise the limit with `ulimit -u`",
+    errno.ENOMEM: "this machine has no more memory to give: end something, or take a smaller model",
+    errno.ENOSPC: "the disk is full: make room on it",
+}
 
 
 class BackendUnavailable(SetupError):

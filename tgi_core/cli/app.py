@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from tgi_core import __version__
-from tgi_core.errors import ArgumentValidation, PluginConflict, SetupError
+from tgi_core.errors import ArgumentValidation, OutOfResources, PluginConflict, SetupError
 
 _INTERRUPTED = 130
 """What a shell reports for a process that SIGINT ended."""
@@ -84,6 +84,12 @@ def guarded(program: str, run: Callable[[], int]) -> int:
         # what is still buffered would raise once more when the interpreter flushes at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
+    except (OSError, MemoryError) as error:
+        shortage = OutOfResources.behind(error)
+        if shortage is None:
+            raise
+        print(f"{program}: error: {shortage}", file=sys.stderr)
+        return shortage.exit_code
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

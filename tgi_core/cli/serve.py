@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tgi_core.cli.open_files import allow_open_files
 from tgi_core.config.effective import as_file, as_line
 from tgi_core.config.options import PREFIX, add_options, flags_of
 from tgi_core.config.settings import OPTIONS
@@ -83,11 +84,14 @@ def serve(chosen: Mapping[str, Chosen], greet: Callable[[], None] | None = None)
         raise UsageError(
             "say which model to serve: tgi serve MODEL, or TGI_MODEL, or model in a config file."
         )
-    from tgi_core.cli.run_server import run_server
     from tgi_core.observe.logging import configure_logging
 
     configure_logging(settings.logs.level, json_lines=settings.logs.json)
     if greet is not None:
         greet()
     logger.info("settings: %s", as_line(OPTIONS, chosen))
+    # first of all: some libraries hang while they are imported if no file can be opened
+    allow_open_files(settings.server.max_concurrent_requests)
+    from tgi_core.cli.run_server import run_server
+
     return run_server(settings)

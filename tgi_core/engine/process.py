@@ -28,7 +28,7 @@ from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.loop import serve
 from tgi_core.engine.speculation import Drafting, DraftModel, choose_speculator
 from tgi_core.engine.step_engine import StepEngine
-from tgi_core.errors import SetupError, UsageError
+from tgi_core.errors import OutOfResources, SetupError, UsageError
 from tgi_core.ipc.messages import Loading, Ready, SetupFailed, Start
 from tgi_core.ipc.server import EngineSocket
 from tgi_core.observe.logging import configure_logging
@@ -51,14 +51,23 @@ def main(socket_path: str) -> int:
         engine, spec = create_engine(start)
         info = offered(engine.start(start.load, _reporter(channel)), start)
     except SetupError as error:
-        channel.send(SetupFailed(type(error).__name__, str(error)))
-        return error.exit_code
+        return _give_up(channel, error)
+    except (OSError, MemoryError) as error:
+        shortage = OutOfResources.behind(error)
+        if shortage is None:
+            raise
+        return _give_up(channel, shortage)
     # what lives now lives for ever; looking at it again would only make steps late
     gc.collect()
     gc.freeze()
     channel.send(Ready(info, spec.name))
     serve(engine, channel)
     return 0
+
+
+def _give_up(channel: EngineSocket, error: SetupError) -> int:
+    channel.send(SetupFailed(type(error).__name__, str(error)))
+    return error.exit_code
 
 
 def create_engine(start: Start) -> tuple[Engine, BackendSpec]:

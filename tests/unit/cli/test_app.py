@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -84,6 +85,37 @@ def test_an_interrupt_exits_with_130(monkeypatch):
 
     monkeypatch.setattr(plugins, "run", interrupted)
     assert main(["plugins"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "fs.file-max"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (MemoryError(), "no more memory"),
+    ],
+)
+def test_a_system_that_has_no_more_to_give_is_a_line_and_a_status_for_trying_again(
+    monkeypatch, capsys, error, words
+):
+    def starved(args):
+        raise error
+
+    monkeypatch.setattr(plugins, "run", starved)
+    assert main(["plugins"]) == 75
+    told = capsys.readouterr().err
+    assert told.startswith("tgi: error: ") and words in told
+
+
+def test_other_faults_are_not_taken_for_that(monkeypatch):
+    def broken(args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(plugins, "run", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        main(["plugins"])
 
 
 @pytest.mark.parametrize("argument", ["plugins", "--help"])
