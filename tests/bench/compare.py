@@ -8,6 +8,10 @@ Each argument is NAME=COMMAND; {port} is filled in. A server is ready when GET /
 Prompts differ from round to round, so no server answers from its cache, and are the same for all
 servers of a round. The table shows medians over the rounds and each server's ratio to the first.
 Nothing else should run meanwhile; machines are noisy, so read ratios.
+
+With `--together` all servers stay up, each load goes round them before the next one begins, and
+those that wait for their turn are stopped: what is compared runs within seconds, and its ratio is
+the median of the rounds' own. It needs memory for all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,58 +43,116 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("servers", nargs="+", metavar="NAME=COMMAND")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--together", action="store_true")
     parser.add_argument("--streams", default="1,4,16,32")
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL")
     parser.add_argument("--no-ignore-eos", action="append", default=[], metavar="NAME")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    servers = dict(server.split("=", 1) for server in args.servers)
     models = dict(model.split("=", 1) for model in args.model)
+    servers = []
+    for named in args.servers:
+        name, command = named.split("=", 1)
+        flags = ["--model", models[name]] if name in models else []
+        flags += ["--no-ignore-eos"] if name in args.no_ignore_eos else []
+        servers.append(Server(name, command, flags))
     streams = [int(text) for text in args.streams.split(",")]
     results: dict[str, dict[int, list[dict[str, Any]]]] = {
-        name: {count: [] for count in streams} for name in servers
+        server.name: {count: [] for count in streams} for server in servers
     }
-    for round_number in range(args.rounds):
-        for name, command in servers.items():
-            flags = ["--model", models[name]] if name in models else []
-            flags += ["--no-ignore-eos"] if name in args.no_ignore_eos else []
-            for count, load in measure(command, streams, args.seed + round_number, flags).items():
-                results[name][count].append(load)
-                print(
-                    f"round {round_number} {name} {count} streams: "
-                    f"{load['output_tokens_per_s']:.1f} tokens/s",
-                    flush=True,
-                )
+    rounds = together if args.together else in_turn
+    for server, count, load in rounds(servers, streams, range(args.seed, args.seed + args.rounds)):
+        results[server.name][count].append(load)
+        print(
+            f"{server.name} {count} streams: {load['output_tokens_per_s']:.1f} tokens/s", flush=True
+        )
     print(table(results, streams))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 
-def measure(command: str, streams: list[int], seed: int, flags: list[str]) -> dict[int, Any]:
-    """Starts a server, warms it up, runs the loads and ends it."""
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server to measure."""
+
+    name: str
+    command: str
+    flags: list[str]
+    """Of `tgi bench`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that was started, in a session of its own."""
+
+    server: Server
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def measure(self, count: int, seed: int) -> dict[str, Any]:
+        """One load."""
+        load = bench(self.port, count, REQUESTS.get(count, 2 * count), seed, self.server.flags)
+        load["memory_bytes"] = memory_bytes(self.process.pid)
+        return load
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+
+Loads = Iterator[tuple[Server, int, dict[str, Any]]]
+
+
+def in_turn(servers: list[Server], streams: list[int], seeds: range) -> Loads:
+    """Each server is started, measured under all loads and ended, round after round."""
+    for seed in seeds:
+        for server in servers:
+            with started(server) as running:
+                for count in streams:
+                    yield server, count, running.measure(count, seed)
+
+
+def together(servers: list[Server], streams: list[int], seeds: range) -> Loads:
+    """Each load goes round the servers, of which one runs and the others are stopped."""
+    with ExitStack() as stack:
+        up = []
+        for server in servers:
+            up.append(stack.enter_context(started(server)))
+            up[-1].signal(signal.SIGSTOP)
+        for seed in seeds:
+            for count in streams:
+                for running in up:
+                    running.signal(signal.SIGCONT)
+                    yield running.server, count, running.measure(count, seed)
+                    running.signal(signal.SIGSTOP)
+
+
+@contextmanager
+def started(server: Server) -> Iterator[Running]:
+    """A server that is ready and warm, and is ended afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tempfile.NamedTemporaryFile("w", suffix=".log", delete=False)
     process = subprocess.Popen(
-        shlex.split(command.format(port=port)), stdout=log, stderr=log, start_new_session=True
+        shlex.split(server.command.format(port=port)),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
+    running = Running(server, process, port)
     try:
         wait_ready(process, port, log.name)
-        bench(port, 2, 4, 999, flags)  # warm
-        loads = {}
-        for count in streams:
-            loads[count] = bench(port, count, REQUESTS.get(count, 2 * count), seed, flags)
-            loads[count]["memory_bytes"] = memory_bytes(process.pid)
-        return loads
+        bench(port, 2, 4, 999, server.flags)  # warm
+        yield running
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        running.signal(signal.SIGTERM)
+        running.signal(signal.SIGCONT)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            running.signal(signal.SIGKILL)
 
 
 def wait_ready(process: subprocess.Popen[bytes], port: int, log: str) -> None:
@@ -148,7 +213,10 @@ def table(results: dict[str, dict[int, list[dict[str, Any]]]], streams: list[int
             def median(key: str, of: str = name, at: int = count) -> float:
                 return statistics.median(load[key] for load in results[of][at])
 
-            ratio = median("output_tokens_per_s") / median("output_tokens_per_s", first)
+            pairs = zip(loads[count], results[first][count], strict=True)
+            ratio = statistics.median(
+                own["output_tokens_per_s"] / other["output_tokens_per_s"] for own, other in pairs
+            )
             lines.append(
                 f"| {name} | {count} | {median('output_tokens_per_s'):.1f} | {ratio:.2f} | "
                 f"{median('first_token_p50_s') * 1e3:.0f} | "
