@@ -26,6 +26,7 @@ from tgi_backend_openvino.exported import read_exported
 from tgi_backend_openvino.families import is_exported
 from tgi_backend_openvino.form import MANIFEST, read_manifest
 from tgi_backend_openvino.graph import GraphFacts, cache_names, read_graph
+from tgi_backend_openvino.mapped import give_back
 from tgi_backend_openvino.parts import part_of
 from tgi_backend_openvino.quantize import check_quantization
 from tgi_backend_openvino.store import Converted, converted, default_folder
@@ -96,8 +97,10 @@ class OpenVinoBackend:
         linears = linear_nodes(graph, facts.linears)
         shapes = {name: linear_shape(node) for name, node in linears.items()}
         compiled = core.compile_model(graph, device, properties)
-        # the graph holds a second copy of what compiling has rearranged
+        # the graph and its file are a second copy of what compiling has rearranged
         del graph, linears
+        weights = _folder(request.model.path, self._converted)
+        give_back(weights)
         progress("compiling the model", 1, 1)
         inputs = {name: port for port in compiled.inputs for name in port.get_names()}
         caches = [inputs[name] for layer in range(facts.num_layers) for name in cache_names(layer)]
@@ -115,7 +118,9 @@ class OpenVinoBackend:
         def compile_adapted() -> ov.InferRequest:
             graph, facts = _read(core, request.model.path, self._converted)
             add_low_rank(graph, linear_nodes(graph, facts.linears))
-            return cache.request_of(core.compile_model(graph, device, properties))
+            adapted = core.compile_model(graph, device, properties)
+            give_back(weights)
+            return cache.request_of(adapted)
 
         tables = BlockTables(
             BlockPool(sizes.num_blocks), grain, sizes.max_sequences, sizes.max_sequence_tokens
@@ -289,6 +294,11 @@ def _convert(request: LoadRequest, progress: Progress) -> Converted | None:
             "that it was made of."
         )
     return None
+
+
+def _folder(given: Path, made: Converted | None) -> Path:
+    """Where the weights that are served lie."""
+    return (made.folder if made is not None else given).resolve()
 
 
 def _read(core: ov.Core, folder: Path, made: Converted | None) -> tuple[ov.Model, GraphFacts]:
