@@ -32,6 +32,7 @@ class Row:
 REAL_MODEL = "A real model's greedy tokens equal the reference's"
 SHARDS = "Ranks share a model"
 QUANTIZED = "Weights in int8 and int4"
+CHECKPOINTS = "Checkpoints of GPTQ, AWQ, FP8, bitsandbytes and compressed-tensors"
 FP8 = "Weights and activations in fp8, measured before"
 HALF = "bfloat16"
 CACHE = "KV cache in fp8"
@@ -87,6 +88,19 @@ ROWS = (
         "openvino",
         Seen.DEVICE,
         "backends/openvino/tests/test_quantize.py::test_logits_stay_close",
+    ),
+    Row(
+        CHECKPOINTS,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_quantized.py"
+        "::test_a_checkpoint_computes_what_its_numbers_stand_for",
+    ),
+    Row(
+        CACHE,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_float8_cache.py::test_logits_stay_close",
     ),
     Row(
         HALF,

@@ -62,6 +62,7 @@ def convert(source: Path, target: Path, quantize: str | None, progress: Progress
             quiet,
             read_config,
         )
+        from tgi_backend_torch.quant.formats import refuse_quantized
         from tgi_backend_torch.trial import try_model
 
         from tgi_backend_openvino.trace import layer_forms, trace
@@ -73,6 +74,7 @@ def convert(source: Path, target: Path, quantize: str | None, progress: Progress
     if quantize is not None:
         check_quantization(quantize)
         import_nncf()
+    refuse_quantized(source, None, "models are converted")
     config = read_config(source)
     cls = flat_model_class(config)
     checkpoint = find_checkpoint(source)

@@ -29,7 +29,7 @@ def check_quantization(name: str) -> None:
     if name not in QUANTIZATIONS:
         raise UsageError(
             f"--quantize {name} is not known to the openvino backend; it knows "
-            f"{', '.join(QUANTIZATIONS)}."
+            f"{', '.join(QUANTIZATIONS)}. TGI's names are known to --backend torch."
         )
 
 

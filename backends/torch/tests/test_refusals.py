@@ -165,12 +165,6 @@ def test_an_unknown_type_is_named_with_the_version(llama, load):
     assert "never run" in str(caught.value)
 
 
-def test_quantized_weights(llama, load):
-    edit_config(llama, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UnsupportedModel, match="gptq"):
-        load(llama)
-
-
 def test_a_type_without_a_language_model_is_refused(tmp_path, load):
     transformers.ViTConfig(num_hidden_layers=2).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match="no causal language model"):

@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.layout import Group, StepLayout
+from tgi_backend_torch.wide_cache import WideCache
 from tgi_core.errors import UnsupportedModel
 
 IMPLEMENTATION = "tgi_paged"
@@ -123,7 +124,7 @@ AttentionInterface.register(IMPLEMENTATION, attend)
 class SdpaAttention:
     """Attention with torch's scaled_dot_product_attention over gathered pages."""
 
-    def __init__(self, cache: PagedCache) -> None:
+    def __init__(self, cache: PagedCache | WideCache) -> None:
         self._cache = cache
         self._layout: StepLayout | None = None
 
@@ -138,7 +139,7 @@ class SdpaAttention:
         layout, cache = self._layout, self._cache
         assert layout is not None, "begin comes first"
         query, key, value = query.to(cache.dtype), key.to(cache.dtype), value.to(cache.dtype)
-        cache.write(layer, layout.cells, key, value)
+        key, value = cache.write(layer, layout.cells, key, value)
         if layout.stale_cells is not None:
             cache.clear(layer, layout.stale_cells)
         groups = layout.groups(scoring.window)

@@ -81,10 +81,15 @@ class PagedCache:
         """Keys (blocks, BLOCK_TOKENS, kv_heads, key_dim) and values of each layer, themselves."""
         return list(zip(self._keys, self._values, strict=True))
 
-    def write(self, layer: int, cells: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Stores keys (T, kv_heads, key_dim) and values at cells, int64 (T,)."""
+    def write(
+        self, layer: int, cells: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Stores keys (T, kv_heads, key_dim) and values at cells, int64 (T,); returns what a reader
+        would get of them.
+        """
         self._key_cells[layer].index_copy_(0, cells, keys)
         self._value_cells[layer].index_copy_(0, cells, values)
+        return keys, values
 
     def clear(self, layer: int, cells: Tensor) -> None:
         """Writes zeros into cells, int64 (N,)."""

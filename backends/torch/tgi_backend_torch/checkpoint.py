@@ -19,6 +19,15 @@ from tgi_core.errors import BadModel
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {
+    **_FLOATS,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,17 @@ class Checkpoint:
         if not self.num_numbers:
             return torch.bfloat16
         return max(self.num_numbers, key=lambda dtype: self.num_numbers[dtype])
+
+    def empty(self) -> dict[str, Tensor]:
+        """Tensors as the files hold them, without their numbers: for where they take no memory."""
+        tensors: dict[str, Tensor] = {}
+        for path, names in self.files.items():
+            with _open(path) as file:
+                for name in names:
+                    part = file.get_slice(name)
+                    dtype = _DTYPES.get(part.get_dtype(), torch.uint8)
+                    tensors[name] = torch.empty(part.get_shape(), dtype=dtype)
+        return tensors
 
     def read(self, dtype: torch.dtype | None, progress: Progress) -> dict[str, Tensor]:
         """All tensors, in the dtype that the files hold them in.

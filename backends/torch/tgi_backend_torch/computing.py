@@ -18,6 +18,7 @@ from tgi_backend_torch.attention import Attention, SdpaAttention
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.layout import StepLayout
+from tgi_backend_torch.wide_cache import wide
 from tgi_core.contract import Progress, Step
 
 
@@ -62,9 +63,9 @@ class EagerComputing:
     def __init__(
         self, model: FlatModel, cache: PagedCache, to_device: Callable[[NDArray[Any]], Tensor]
     ) -> None:
-        self.attention = SdpaAttention(cache)
+        self._cache = wide(cache, model.model.dtype)
+        self.attention = SdpaAttention(self._cache)
         self._model = model
-        self._cache = cache
         self._to_device = to_device
         self._sampled: Tensor | None = None
 

@@ -20,6 +20,8 @@ from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Group, connect_on_this_host
 from tgi_backend_torch.linear import can_pack, pack_linears
+from tgi_backend_torch.quant.float8 import FLOAT8
+from tgi_backend_torch.quant.kernels import choose_kernels
 from tgi_core.contract import Capabilities, SizeDefaults, available_bytes
 from tgi_core.errors import UsageError
 
@@ -124,7 +126,7 @@ class CpuDevice:
     torch_device = torch.device("cpu")
     takes_images = True
     size_defaults = SizeDefaults()
-    cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
+    cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType(FLOAT8)
 
     def configure(self, options: Mapping[str, str]) -> None:
         """There are none."""
@@ -171,9 +173,10 @@ class CpuDevice:
         return connect_on_this_host(meeting_point, rank, size)
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Packs the weights of linear layers."""
+        """Packs the weights of linear layers, and chooses kernels for those in few bits."""
         if can_pack(dtype):
             pack_linears(model, dtype)
+        choose_kernels(model, dtype)
 
     def peak_bytes(self, run: Callable[[], object]) -> int:
         """The cache is small beside what is free; nothing is run."""

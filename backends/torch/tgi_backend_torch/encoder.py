@@ -22,6 +22,7 @@ from tgi_backend_torch.checkpoint import find_checkpoint
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.loader import load_model, longest_sequence, own_attention, read_config
 from tgi_backend_torch.pool import pool_rows
+from tgi_backend_torch.quant.formats import refuse_quantized
 from tgi_backend_torch.sentences import longest_text, read_pooling
 from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_shards, refuse_unknown
 from tgi_core.contract import (
@@ -67,6 +68,7 @@ class EncoderBackend:
         if request.num_threads is not None:
             torch.set_num_threads(request.num_threads)
         folder = request.model.path
+        refuse_quantized(folder, request.quantize, "texts are embedded")
         config = read_config(folder)
         cls = _model_class(config)
         wanted = read_pooling(folder)

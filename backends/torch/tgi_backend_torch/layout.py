@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
+from tgi_backend_torch.wide_cache import WideCache
 from tgi_core.contract import Step
 
 _GROUPED_TOKENS = 16
@@ -115,7 +116,9 @@ class _Row:
 class StepLayout:
     """The cells of a step's tokens, and groups of rows for each width of the sliding window."""
 
-    def __init__(self, step: Step, tables: NDArray[np.int32], cache: PagedCache) -> None:
+    def __init__(
+        self, step: Step, tables: NDArray[np.int32], cache: PagedCache | WideCache
+    ) -> None:
         """`tables`: int32 (R, blocks), the block table of each row; -1 pads."""
         positions = step.token_positions()
         row_of = np.repeat(np.arange(step.num_rows), step.n)

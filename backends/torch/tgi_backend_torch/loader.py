@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -20,10 +21,18 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tgi_backend_torch.checkpoint import Checkpoint, MappedWeights
 from tgi_backend_torch.vision import attention_of, seeing_class
 from tgi_core.contract import Progress
 from tgi_core.errors import BadModel, UnsupportedModel
+
+
+class Tensors(Protocol):
+    """Where weights come from: a `Checkpoint`, usually."""
+
+    def read(self, dtype: torch.dtype, progress: Progress) -> dict[str, Tensor]:
+        """All of them; see `Checkpoint.read`."""
+        ...
+
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _MOST_LAYERS = 10_000
@@ -35,7 +44,7 @@ def read_config(folder: Path) -> PretrainedConfig:
 
     Raises:
         BadModel: it is absent, no JSON, or makes no sense.
-        UnsupportedModel: transformers does not know the model's type, or it is quantized.
+        UnsupportedModel: transformers does not know the model's type.
     """
     path = folder / "config.json"
     try:
@@ -55,13 +64,6 @@ def read_config(folder: Path) -> PretrainedConfig:
             f"transformers {transformers.__version__} does not know the model type "
             f"{model_type!r} of {path}; {remedy}."
         )
-    if raw.get("quantization_config"):
-        told = raw["quantization_config"]
-        method = told.get("quant_method", "unknown") if isinstance(told, dict) else "unknown"
-        raise UnsupportedModel(
-            f"{path} describes weights quantized by {method}, which the torch backend does not "
-            "read: serve the unquantized model, or a GGUF file with the llamacpp backend."
-        )
     for part in (raw, *(part for part in raw.values() if isinstance(part, dict))):
         for name, value in part.items():
             if "layer" in name and isinstance(value, int) and value > _MOST_LAYERS:
@@ -73,6 +75,10 @@ def read_config(folder: Path) -> PretrainedConfig:
             )
     except Exception as error:  # configuration classes raise whatever their checks raise
         raise BadModel(f"{path} makes no valid {model_type} configuration ({error}).") from error
+    # with it transformers would look for a library that reads such weights; `quant` does
+    for part in {id(each): each for each in (config, config.get_text_config())}.values():
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
     return config
 
 
@@ -138,7 +144,7 @@ def own_attention(cls: type[PreTrainedModel]) -> str:
 def load_model(
     cls: type[PreTrainedModel],
     config: PretrainedConfig,
-    checkpoint: Checkpoint | MappedWeights,
+    checkpoint: Tensors,
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress,
@@ -160,6 +166,7 @@ def load_model(
 
     Raises:
         BadModel: the files lack tensors, or hold some of the wrong shape.
+        UnsupportedModel: as the class says when it is constructed.
     """
     tensors = checkpoint.read(dtype, progress)
     with quiet():
@@ -174,6 +181,8 @@ def load_model(
                 local_files_only=True,
                 **arguments,
             )
+        except UnsupportedModel:
+            raise
         except Exception as error:  # transformers has no error class for what weights lack
             raise BadModel(
                 f"the weights do not make a {cls.__name__}: {str(error).strip()}"

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from tgi_backend_torch.linear import PackedLinear
+from tgi_backend_torch.quant.linear import FewBitsLinear
 from tgi_core.contract import LinearShape, LoraAdapter, Step
 from tgi_core.errors import BadAdapter
 
@@ -26,7 +27,7 @@ def linear_shape(module: nn.Module) -> LinearShape | None:
     """The shape of a layer of a kind that adapters can change; None for others."""
     if isinstance(module, Conv1D):
         return LinearShape(*module.weight.shape)
-    if isinstance(module, (nn.Linear, PackedLinear)):
+    if isinstance(module, (nn.Linear, PackedLinear, FewBitsLinear)):
         outputs, inputs = module.weight.shape
         return LinearShape(inputs, outputs)
     return None

@@ -10,11 +10,9 @@ import numpy as np
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tgi_backend_torch.cache import BLOCK_TOKENS
-from tgi_backend_torch.checkpoint import find_checkpoint
 from tgi_backend_torch.device import CpuDevice, DeviceOfRanks
 from tgi_backend_torch.group import Unconnected
 from tgi_backend_torch.loader import (
-    empty_model,
     longest_sequence,
     model_class,
     read_config,
@@ -25,7 +23,8 @@ from tgi_backend_torch.shards import connect_layers, cut_model, plan_cuts
 from tgi_backend_torch.tally import Tally
 from tgi_backend_torch.trial import learn_layers
 from tgi_backend_torch.vision import make_causal
-from tgi_backend_torch.wishes import choose_dtype, refuse_unknown
+from tgi_backend_torch.weights import Weights
+from tgi_backend_torch.wishes import cache_dtype, refuse_unknown
 from tgi_core.contract import Capabilities, DType, LoadRequest, MemoryPlan, Step, plan_sizes
 from tgi_core.errors import UnsupportedModel
 
@@ -49,12 +48,13 @@ def plan_model(
     fault = why_not_flat(cls, config)
     if fault is not None:
         raise UnsupportedModel(_unplanned(fault))
-    dtype = choose_dtype(request.dtype, find_checkpoint(request.model.path), device)
+    weights = Weights.find(request, device)
+    dtype = weights.dtype
     if memory_bytes is None:
         memory_bytes = device.free_bytes()
     # numbers that steer the model's own code, such as positions, are real
     with FakeTensorMode(allow_non_fake_inputs=True), Tally() as tally:
-        model = empty_model(cls, config, dtype)
+        model = weights.empty(cls, config)
         # with a padding token some models look into their input for it
         model.config.pad_token_id = None
         if size > 1:
@@ -69,7 +69,7 @@ def plan_model(
             raise UnsupportedModel(_unplanned(str(error))) from error
         del logits
         longest = longest_sequence(config, windowed=trial.windowed)
-        cell_bytes = trial.cell_numbers * dtype.itemsize
+        cell_bytes = trial.cell_numbers * cache_dtype(request, dtype, device).itemsize
         sizes = plan_sizes(
             request,
             cell_bytes=cell_bytes,
@@ -90,7 +90,7 @@ def plan_model(
         step_bytes = tally.peak_bytes - cached_bytes
     return MemoryPlan(
         device=limits.device,
-        weights=str(dtype).removeprefix("torch."),
+        weights=weights.words,
         weights_bytes=weights_bytes,
         cache_bytes=cached_bytes - weights_bytes,
         cell_bytes=cell_bytes,

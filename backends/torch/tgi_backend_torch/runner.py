@@ -17,7 +17,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
-from tgi_backend_torch.checkpoint import Checkpoint, find_checkpoint
 from tgi_backend_torch.computing import EagerComputing
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
@@ -25,7 +24,6 @@ from tgi_backend_torch.group import Alone, Meeting
 from tgi_backend_torch.heads import MedusaHeads
 from tgi_backend_torch.loaded import Loaded
 from tgi_backend_torch.loader import (
-    load_model,
     longest_sequence,
     model_class,
     own_attention,
@@ -39,9 +37,9 @@ from tgi_backend_torch.sentences import embedding_of
 from tgi_backend_torch.shards import Cuts, connect_layers, load_part
 from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
 from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
+from tgi_backend_torch.weights import Weights
 from tgi_backend_torch.wishes import (
-    check_weights_fit,
-    choose_dtype,
+    cache_dtype,
     refuse_embedders,
     refuse_shards,
     refuse_unknown,
@@ -126,9 +124,8 @@ class TorchBackend:
         cls = model_class(config)
         fault = why_not_flat(cls, config)
         if fault is not None:
-            weights, own = self._weights(request), own_attention(cls)
-            place = device.torch_device
-            model = load_model(cls, config, *weights, place, progress, attention=own)
+            weights, place = self._weights(request), device.torch_device
+            model = weights.fill(cls, config, place, progress, own_attention(cls))
             return self._take_padded(model, request, fault)
         model, cuts = self._flat_model(cls, config, request, progress)
         dtype = model.dtype
@@ -145,7 +142,7 @@ class TorchBackend:
             return self._take_padded(model, request, str(error))
         sizes = choose_sizes(
             request,
-            cell_bytes=trial.cell_numbers * self._cache_dtype(request, dtype).itemsize,
+            cell_bytes=trial.cell_numbers * cache_dtype(request, dtype, device).itemsize,
             block_tokens=BLOCK_TOKENS,
             free_bytes=group.least(max(0, device.free_bytes() - self._peak_bytes(model, request))),
             longest=longest_sequence(config, windowed=trial.windowed),
@@ -163,7 +160,7 @@ class TorchBackend:
         cache = PagedCache(
             [layer.shape for layer in trial.layers],
             sizes.num_blocks,
-            self._cache_dtype(request, dtype),
+            cache_dtype(request, dtype, device),
             device.torch_device,
         )
         tables = BlockTables(
@@ -203,12 +200,10 @@ class TorchBackend:
         self._loaded = make_padded(model, request, self._device, fault)
         return self._loaded.capabilities
 
-    def _weights(self, request: LoadRequest) -> tuple[Checkpoint, torch.dtype]:
-        """Where they are, and what they are computed in."""
-        checkpoint = find_checkpoint(request.model.path)
-        dtype = choose_dtype(request.dtype, checkpoint, self._device)
-        check_weights_fit(checkpoint, dtype, self._device, self._meeting.size)
-        return checkpoint, dtype
+    def _weights(self, request: LoadRequest) -> Weights:
+        weights = Weights.find(request, self._device)
+        weights.check_fit(self._device, self._meeting.size)
+        return weights
 
     def _flat_model(
         self,
@@ -218,21 +213,18 @@ class TorchBackend:
         progress: Progress,
     ) -> tuple[PreTrainedModel, Cuts | None]:
         """The model, on the device; or this rank's part of it, and how it was cut."""
-        checkpoint, dtype = self._weights(request)
+        weights = self._weights(request)
         rank, size = self._meeting.rank, self._meeting.size
         device = self._device.torch_device
         if size == 1:
-            return load_model(cls, config, checkpoint, dtype, device, progress), None
+            return weights.fill(cls, config, device, progress), None
+        checkpoint, dtype = weights.checkpoint, weights.dtype
         return load_part(cls, config, checkpoint, dtype, device, progress, rank, size)
 
     def _two_way(self, config: PretrainedConfig, folder: Path) -> TwoWay | None:
         """Which tokens see those after them; None if the model takes text alone here."""
         takes_images = self._device.takes_images and sees(config, folder)
         return two_way_of(config) if takes_images else None
-
-    def _cache_dtype(self, request: LoadRequest, dtype: torch.dtype) -> torch.dtype:
-        """What keys and values are kept in."""
-        return self._device.cache_dtypes.get(request.kv_cache_dtype or "", dtype)
 
     def warm_up(self, progress: Progress) -> None:
         """A prefill and a decode step, so that kernels are chosen and weights are in memory."""

@@ -29,11 +29,6 @@ def refuse_unknown(request: LoadRequest, device: Device) -> None:
             f"this backend runs on {device.name}, not on {request.device!r}: leave out "
             "--device, or choose another backend."
         )
-    if request.quantize is not None:
-        raise UsageError(
-            f"the torch backend cannot quantize weights ({request.quantize}): leave out "
-            "--quantize, or serve a GGUF file with the llamacpp backend."
-        )
     wanted = request.kv_cache_dtype
     if wanted is not None and wanted not in device.cache_dtypes:
         others = "".join(f", or in {name}" for name in device.cache_dtypes)
@@ -71,6 +66,11 @@ def refuse_embedders(request: LoadRequest) -> None:
         )
 
 
+def cache_dtype(request: LoadRequest, dtype: torch.dtype, device: Device) -> torch.dtype:
+    """What keys and values are kept in, by a model that computes in `dtype`."""
+    return device.cache_dtypes.get(request.kv_cache_dtype or "", dtype)
+
+
 def choose_dtype(wanted: DType | None, checkpoint: Checkpoint, device: Device) -> torch.dtype:
     """What to compute in: the wish, or what suits the checkpoint and the device.
 
@@ -100,11 +100,21 @@ def check_weights_fit(
     Raises:
         DoesNotFit: with what to do.
     """
-    need = sum(checkpoint.num_numbers.values()) * dtype.itemsize // size
+    check_bytes_fit(
+        sum(checkpoint.num_numbers.values()) * dtype.itemsize // size, str(dtype), device
+    )
+
+
+def check_bytes_fit(need: int, what: str, device: Device) -> None:
+    """Compares what weights take with the memory that is free.
+
+    Raises:
+        DoesNotFit: with what to do.
+    """
     free = device.free_bytes()
     if need > free:
         raise DoesNotFit(
-            f"the weights take {need / 2**30:.1f} GiB in {dtype}, and {free / 2**30:.1f} GiB "
-            "of memory are free: use --dtype bfloat16 if they are float32, a smaller model, "
-            "or a machine with more memory."
+            f"the weights take {need / 2**30:.1f} GiB in {what}, and {free / 2**30:.1f} GiB "
+            "of memory are free: use --dtype bfloat16 if they are float32, --quantize, a smaller "
+            "model, or a machine with more memory."
         )

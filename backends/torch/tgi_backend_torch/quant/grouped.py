@@ -1,0 +1,101 @@
+"""Weights of up to 8 bits, in groups of inputs that share a scale and a zero point.
+
+What GPTQ, AWQ and compressed-tensors keep, whatever their files look like.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedWeight:
+    """Satisfies `FewBits`: `(number - zero) * scale`."""
+
+    numbers: Tensor
+    """uint8 (outputs, inputs), or (outputs, inputs / 2) with two of 4 bits in each: column j in the
+    low half, column j + inputs / 2 in the high one, so that each half is unpacked in one go."""
+    scales: Tensor
+    """(outputs, groups, 1), in the dtype that is computed in."""
+    zeros: Tensor | None
+    """(outputs, groups, 1), likewise; None: `middle` is the zero of all."""
+    middle: int
+    halves: bool
+    """Whether there are two in each byte."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `FewBits`."""
+        outputs, columns = self.numbers.shape
+        return outputs, columns * 2 if self.halves else columns
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """See `FewBits`."""
+        zeros = () if self.zeros is None else (self.zeros,)
+        return (self.numbers, self.scales, *zeros)
+
+    @property
+    def grain(self) -> int:
+        """See `FewBits`."""
+        return 1
+
+    def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
+        """See `FewBits`."""
+        inputs = self.shape[1]
+        numbers, scales = self.numbers[begin:end], self.scales[begin:end]
+        slab = room[: (end - begin) * inputs].view(end - begin, inputs)
+        if self.halves:
+            slab[:, : inputs // 2] = numbers & 15
+            slab[:, inputs // 2 :] = numbers >> 4
+        else:
+            slab.copy_(numbers)
+        groups = slab.view(end - begin, scales.shape[1], -1)
+        # small integers are exact in any dtype, so there is one rounding
+        groups.sub_(self.middle if self.zeros is None else self.zeros[begin:end]).mul_(scales)
+        return slab
+
+    def product(self, x: Tensor) -> Tensor | None:
+        """There is none that runs anywhere; `kernels.py` has the CPU's."""
+        return None
+
+
+def grouped(
+    numbers: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    dtype: torch.dtype,
+) -> GroupedWeight:
+    """Keeps a weight.
+
+    Args:
+        numbers: uint8 (outputs, inputs), each below 2 ** bits; equally many columns a group.
+        scales: (outputs, groups).
+        zeros: (outputs, groups), or None if the middle of the range is the zero of all.
+        bits: of a number.
+        dtype: what is computed in.
+    """
+    halves = bits <= 4 and numbers.shape[1] % 2 == 0
+    if halves:
+        half = numbers.shape[1] // 2
+        numbers = numbers[:, :half] | (numbers[:, half:] << 4)
+    return GroupedWeight(
+        numbers=numbers.contiguous(),
+        scales=scales.to(dtype).unsqueeze(-1).contiguous(),
+        zeros=None if zeros is None else zeros.to(dtype).unsqueeze(-1).contiguous(),
+        middle=1 << (bits - 1),
+        halves=halves,
+    )
+
+
+def even(values: Tensor, size: int, inputs: int) -> Tensor:
+    """Values of groups of `size` inputs, the last of which may be shorter, as those of finer groups
+    that are all alike: (outputs, groups) -> (outputs, finer groups).
+    """
+    finer = math.gcd(size, inputs)
+    return values.repeat_interleave(size // finer, 1)[:, : inputs // finer]

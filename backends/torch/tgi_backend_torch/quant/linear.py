@@ -1,0 +1,124 @@
+"""A linear layer whose weight is kept in few bits. Knows no format of files.
+
+Many rows are multiplied with a slab of the weight at a time, which is unpacked into memory that all
+layers share: what was never touched costs a page fault every 4 KiB, which is more than unpacking,
+and a slab is still in the CPU's cache when it is multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SLAB_NUMBERS = 1 << 21
+"""Of a weight that are unpacked at once: 4 MiB in bfloat16."""
+
+
+class FewBits(Protocol):
+    """A weight in few bits, on the device where it is multiplied."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+        ...
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it keeps."""
+        ...
+
+    @property
+    def grain(self) -> int:
+        """Slabs begin at multiples of so many outputs."""
+        ...
+
+    def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
+        """A slab, unpacked.
+
+        Args:
+            begin: first output.
+            end: one behind the last.
+            room: (numbers,) in the dtype that is computed in: at least as many as the slab has.
+
+        Returns:
+            (end - begin, inputs), a view into `room` however it lies there.
+        """
+        ...
+
+    def product(self, x: Tensor) -> Tensor | None:
+        """(rows, inputs) -> (rows, outputs) without unpacking; None if that would be slower."""
+        ...
+
+
+class Room:
+    """Memory to unpack slabs into. One is shared by the layers of a model: they run in turn."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def of(self, numbers: int, like: Tensor) -> Tensor:
+        """At least so many numbers in the dtype and on the device of another tensor."""
+        held = self._buffer
+        if (
+            held is None
+            or held.numel() < numbers
+            or (held.dtype, held.device) != (like.dtype, like.device)
+        ):
+            held = self._buffer = like.new_empty(numbers)
+        return held
+
+
+class FewBitsLinear(nn.Module):
+    """Computes x @ weight.T + bias in the dtype of x, without gradients."""
+
+    def __init__(self, linear: nn.Linear, room: Room) -> None:
+        """Takes the place of a layer, with its bias, and has no weight until it is given one."""
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_parameter("bias", linear.bias)
+        # models ask a layer for its weight's dtype and shape; the numbers are elsewhere
+        self.weight = torch.empty_like(linear.weight, device="meta", requires_grad=False)
+        self.held: FewBits | None = None
+        self.order: Tensor | None = None
+        """int64 (inputs,): which input each column of the weight takes; None: its own."""
+        self.room = room
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        held = self.held
+        assert held is not None, "the weight is read before anything is computed"
+        flat = x.reshape(-1, self.in_features)
+        if self.order is not None:
+            flat = flat.index_select(1, self.order)
+        out = held.product(flat)
+        if out is None:
+            out = flat.new_empty(flat.shape[0], self.out_features)
+            room = self.room.of(max(SLAB_NUMBERS, held.grain * self.in_features), flat)
+            for begin, end in slabs(held):
+                slab = held.rows(begin, end, room)
+                if end - begin == self.out_features:
+                    out = functional.linear(flat, slab)
+                else:
+                    out[:, begin:end] = functional.linear(flat, slab)
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+def slabs(held: FewBits) -> Iterator[tuple[int, int]]:
+    """From and to which output each slab goes."""
+    outputs, inputs = held.shape
+    step = max(1, SLAB_NUMBERS // inputs // held.grain) * held.grain
+    for begin in range(0, outputs, step):
+        yield begin, min(begin + step, outputs)
+
+
+def few_bits_linears(model: nn.Module) -> Iterator[tuple[str, FewBitsLinear]]:
+    """All such layers of a model, by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, FewBitsLinear):
+            yield name, module
