@@ -92,11 +92,12 @@ def _middleware(
                 refusals=refusals,
             )
         )
-    if options.api_keys:
+    if options.api_keys or options.admin_keys:
         middleware.append(
             Middleware(
                 KeyGuard,
                 keys=options.api_keys,
+                admin_keys=options.admin_keys,
                 compat=options.compat,
                 operations=listed,
                 refusals=refusals,

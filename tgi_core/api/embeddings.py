@@ -9,6 +9,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from tgi_core.api.caller import Caller
 from tgi_core.api.service import ServedModel, Service, maybe_in_thread
 from tgi_core.api.together import together
 from tgi_core.contract import Embedded, PromptEmbedded, Request, RequestFailed, RequestStarted
@@ -28,9 +29,9 @@ async def embed(
     service: Service,
     inputs: Sequence[str | Sequence[int]],
     record: RequestRecord,
+    caller: Caller,
     *,
     truncate: bool,
-    trace_parent: str | None,
 ) -> Embedded:
     """The vectors of all inputs; takes one permit, however many there are.
 
@@ -53,7 +54,10 @@ async def embed(
         async def one(prompt: Sequence[int]) -> NDArray[np.float32]:
             async with engine_has_room:
                 request = embedding_request(
-                    prompt, request_id=uuid4().hex, trace_parent=trace_parent
+                    prompt,
+                    request_id=uuid4().hex,
+                    cache_salt=caller.cache_salt(None),
+                    trace_parent=caller.trace_parent,
                 )
                 return await _vector(service, request, record)
 

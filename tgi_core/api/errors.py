@@ -66,6 +66,10 @@ class Unauthorized(RequestError):
     """The request has no API key, or none of this server's."""
 
 
+class Forbidden(RequestError):
+    """The key is right, and not one for administrators."""
+
+
 class IncompleteStream(IncompleteGeneration):
     """What IncompleteGeneration is called inside a stream."""
 
@@ -103,6 +107,7 @@ TABLE: dict[type[TgiError], OnWire] = {
     UnknownAdapter: OnWire(404, "adapter_not_found", Cause.VALIDATION),
     UnknownModel: OnWire(404, "model_not_found", Cause.VALIDATION),
     Unauthorized: OnWire(401, "invalid_api_key", Cause.VALIDATION),
+    Forbidden: OnWire(403, "permission_denied", Cause.VALIDATION),
     Overloaded: OnWire(429, "overloaded", Cause.OVERLOADED, "Model is overloaded"),
     RequestError: OnWire(422, "validation", Cause.VALIDATION, "Input validation error: {}"),
     GenerationError: OnWire(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from tgi_core.api.caller import Caller
 from tgi_core.api.errors import BadBody, ErrorReply, ErrorStyle, on_wire
 from tgi_core.errors import TgiError
 from tgi_core.observe.catalog import Cause
@@ -64,6 +65,12 @@ class Exchange:
             if key == name:
                 return str(value, "latin-1")
         return None
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        tenant = self.scope.get("state", {}).get("tenant", "")
+        return Caller(tenant=tenant, trace_parent=self.header(b"traceparent"))
 
     def asks(self, name: str) -> bool:
         """Whether the address has a parameter of this name, behind its question mark."""

@@ -23,6 +23,8 @@ class Access(Enum):
 
     KEY = auto()
     """Who has a key."""
+    ADMIN = auto()
+    """Who has a key of an administrator; without such keys in the settings, who has any."""
     TGI_OPEN = auto()
     """Who has a key; everybody with `--compat tgi`, since TGI left the route open."""
     OPEN = auto()
@@ -70,7 +72,7 @@ class Operation:
                 return True
             case Access.TGI_OPEN:
                 return compat is Compat.TGI
-            case Access.KEY:
+            case Access.KEY | Access.ADMIN:
                 return False
 
     def error_style(self, compat: Compat) -> ErrorStyle:

@@ -16,6 +16,8 @@ class HttpOptions:
 
     api_keys: tuple[str, ...] = ()
     """Any one of them opens the routes; none leaves all routes open."""
+    admin_keys: tuple[str, ...] = ()
+    """They open what changes the server as well, which others' keys do no more."""
     allow_origins: tuple[str, ...] = ()
     """Web pages that may call this server; "*" is any."""
     allowed_hosts: tuple[str, ...] = ()
@@ -49,13 +51,15 @@ def http_options(server: ServerSettings, adapters: AdapterSettings | None = None
         UsageError: whoever reaches the server could load adapters.
     """
     folder = adapters.folder if adapters is not None else None
-    if folder is not None and not server.api_key and not _is_loopback(server.host):
+    keys = (*server.api_key, *server.admin_api_key)
+    if folder is not None and not keys and not _is_loopback(server.host):
         raise UsageError(
             f"--lora-folder lets clients load adapters, and --host {server.host} lets other "
-            "machines in: set --api-key, or listen on 127.0.0.1."
+            "machines in: set --admin-api-key or --api-key, or listen on 127.0.0.1."
         )
     return HttpOptions(
         api_keys=server.api_key,
+        admin_keys=server.admin_api_key,
         # TGI let any page in, unless it was told which
         allow_origins=server.cors_allow_origin or (("*",) if server.compat is Compat.TGI else ()),
         allowed_hosts=server.allowed_host,

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from tgi_core.api.adapters import Adapters
 from tgi_core.api.admission import Admission
+from tgi_core.api.caller import Caller
 from tgi_core.contract import AdapterRef, ReasoningParser, Request, Tokenizer, ToolCallParser
 from tgi_core.errors import NotReady, ShuttingDown
 from tgi_core.images.picture import Picture
@@ -138,9 +139,7 @@ class Clock:
         return time.perf_counter() - self._started
 
 
-async def to_engine_requests(
-    model: ServedModel, wishes: Wishes, trace_parent: str | None = None
-) -> list[Request]:
+async def to_engine_requests(model: ServedModel, wishes: Wishes, caller: Caller) -> list[Request]:
     """Checks wishes, gets images, tokenizes the prompt, makes a request for each choice; has its
     grammar tried.
 
@@ -173,7 +172,8 @@ async def to_engine_requests(
         random_seed=secrets.randbits(64),
         adapter=_adapter(model, wishes),
         images=images,
-        trace_parent=trace_parent,
+        cache_salt=caller.cache_salt(wishes.cache_salt),
+        trace_parent=caller.trace_parent,
     )
     if first.grammar is not None and model.grammars is not None:
         await model.grammars.check(first.grammar)

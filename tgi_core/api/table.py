@@ -199,6 +199,7 @@ _ADAPTERS = (
         request=LoadLora,
         response=str,
         media_type="text/plain",
+        access=Access.ADMIN,
     ),
     Operation(
         "POST",
@@ -209,6 +210,7 @@ _ADAPTERS = (
         request=UnloadLora,
         response=str,
         media_type="text/plain",
+        access=Access.ADMIN,
     ),
 )
 

@@ -170,8 +170,8 @@ class AdapterSettings:
     folder: Path | None = setting(
         None,
         FOLDER,
-        "lets clients load and unload adapters that lie in it; needs --api-key if other machines "
-        "can reach the server",
+        "lets clients load and unload adapters that lie in it; needs --admin-api-key or "
+        "--api-key if other machines can reach the server",
         flag="lora-folder",
     )
 
@@ -226,6 +226,13 @@ class ServerSettings:
     )
     api_key: tuple[str, ...] = setting(
         (), list_of(KEY), "clients must send it, or another one; may be repeated", secret=True
+    )
+    admin_api_key: tuple[str, ...] = setting(
+        (),
+        list_of(KEY),
+        "opens all routes; if there is one, only it opens those that change the server; may be "
+        "repeated",
+        secret=True,
     )
     cors_allow_origin: tuple[str, ...] = setting(
         (), list_of(NAME), "web pages of it may call the server, * is all; may be repeated"

@@ -59,7 +59,11 @@ def prompt_of(
 
 
 def embedding_request(
-    prompt: Sequence[int], *, request_id: str, trace_parent: str | None = None
+    prompt: Sequence[int],
+    *,
+    request_id: str,
+    cache_salt: str = "",
+    trace_parent: str | None = None,
 ) -> Request:
     """The request for an engine."""
     return Request(
@@ -67,6 +71,7 @@ def embedding_request(
         prompt=tuple(prompt),
         stop=StopRule(max_new_tokens=0),
         embedding=True,
+        cache_salt=cache_salt,
         trace_parent=trace_parent,
     )
 

@@ -106,6 +106,8 @@ class Wishes:
     watermark: bool = False
     adapter: str | None = None
     """Name of an adapter, which must be there."""
+    cache_salt: str | None = None
+    """Prefixes are shared only with requests that say the same."""
     model: str | None = None
     """Name of a model: that of an adapter if there is such a one, else whatever is served."""
 
@@ -201,6 +203,7 @@ def to_request(
     random_seed: int,
     adapter: AdapterRef | None = None,
     images: tuple[Image, ...] = (),
+    cache_salt: str = "",
     trace_parent: str | None = None,
 ) -> Request:
     """The request for an engine; `wishes` have passed `check`, `tokens` are its prompt's.
@@ -214,6 +217,7 @@ def to_request(
         random_seed: uint64, taken if the client named none.
         adapter: the one that `wishes` name.
         images: with their places in `tokens`.
+        cache_salt: only requests of one salt share prefixes.
         trace_parent: W3C traceparent of the client.
 
     Raises:
@@ -241,6 +245,7 @@ def to_request(
         grammar=wishes.grammar,
         adapter=adapter,
         images=images,
+        cache_salt=cache_salt,
         trace_parent=trace_parent,
     )
 
@@ -382,13 +387,8 @@ def _sampling(wishes: Wishes, random_seed: int) -> SamplingParams:
 def _temperature(wishes: Wishes) -> float:
     """0 for greedy. A bare `temperature: 1` changes nothing, so TGI stays greedy with it."""
     temperature = 1.0 if wishes.temperature is None else wishes.temperature
-    shaped = (
-        temperature != 1.0
-        or wishes.top_k is not None
-        or wishes.top_p is not None
-        or wishes.typical_p is not None
-        or bool(wishes.min_p)
-    )
+    shapes = (wishes.top_k, wishes.top_p, wishes.typical_p)
+    shaped = temperature != 1.0 or bool(wishes.min_p) or shapes != (None, None, None)
     match wishes.draw:
         case Draw.NEVER:
             return 0.0

@@ -263,5 +263,7 @@ def test_strangers_never_get_the_routes(tmp_path):
     folder = AdapterSettings(folder=tmp_path)
     assert http_options(ServerSettings(), folder).adapter_folder == tmp_path
     assert http_options(ServerSettings(host="0.0.0.0", api_key=("k",)), folder).adapter_folder
+    administered = ServerSettings(host="0.0.0.0", admin_api_key=("k",))
+    assert http_options(administered, folder).adapter_folder
     with pytest.raises(UsageError, match="--api-key"):
         http_options(ServerSettings(host="0.0.0.0"), folder)

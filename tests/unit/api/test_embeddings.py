@@ -166,3 +166,10 @@ def test_it_is_counted(embedding):
     assert "tgi_request_count 1" in metrics and "tgi_request_success 1" in metrics
     assert "tgi_request_input_length_count 2" in metrics
     assert "tgi_request_generated_tokens_count 0" in metrics
+
+
+def test_prefixes_are_shared_only_by_those_who_have_one_key(embedding):
+    embedding.with_options(tgi_routes(), api_keys=("a", "b"))
+    for key in "ab":
+        assert embedding.request("POST", PATH, {"x-api-key": key}, {"input": "Hi"}).status == 200
+    assert len({g.request.cache_salt for g in embedding.engine.generations}) == 2

@@ -8,6 +8,7 @@ import pytest
 
 from tests.exposition import samples
 from tgi_core.api import keys
+from tgi_core.api.operation import Access
 from tgi_core.api.options import HttpOptions
 from tgi_core.api.table import operations
 from tgi_core.config.settings import Compat
@@ -163,6 +164,45 @@ def test_a_refusal_is_empty_in_tgis_dialect_and_an_error_in_openais(guarded):
         assert KEY not in reply.body.decode()
     guarded.with_options(api_keys=(KEY,), compat=Compat.TGI)
     assert guarded.request("POST", "/v1/completions").body == b""
+
+
+ADMIN = {"authorization": "Bearer root"}
+CHANGING = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+
+
+def administered(server, tmp_path, *keys):
+    return server.with_options(api_keys=keys, admin_keys=("root",), adapter_folder=tmp_path)
+
+
+def test_what_changes_the_server_is_for_administrators_if_there_are_any(server, tmp_path):
+    administered(server, tmp_path, KEY)
+    for path in CHANGING:
+        assert server.request("POST", path, {}).status == 401
+        reply = server.request("POST", path, RIGHT, {})
+        assert (reply.status, reply.json["error"]["code"]) == (403, "permission_denied")
+        assert server.request("POST", path, ADMIN, {}).status == 422
+        for method in ("GET", "HEAD", "PUT", "DELETE"):
+            assert server.request(method, path, ADMIN).status == 405
+    for who in (RIGHT, ADMIN):
+        assert server.request("POST", "/generate", who, {"inputs": "x"}).status == 200
+
+
+def test_keys_of_administrators_alone_leave_the_rest_open(server, tmp_path):
+    administered(server, tmp_path)
+    assert server.post("/generate", {"inputs": "x"}).status == 200
+    assert server.get("/info").status == 200
+    for path in CHANGING:
+        assert server.post(path, {}).status == 401
+        assert server.request("POST", path, ADMIN, {}).status == 422
+
+
+def test_nothing_but_generating_and_what_administrators_do_is_a_post(server, tmp_path):
+    """A GET changes nothing, so no page and no crawler can make one that does."""
+    options = HttpOptions(adapter_folder=tmp_path, **AIP)
+    changing = {o.path for o in operations(options) if o.access is Access.ADMIN}
+    assert changing == set(CHANGING)
+    assert all(o.method == "POST" for o in operations(options) if o.path in changing)
+    assert {o.method for o in operations(options)} == {"GET", "POST"}
 
 
 def test_keys_are_compared_in_constant_time(guarded, monkeypatch):

@@ -29,10 +29,7 @@ async def whole_texts(
             check(wish, model.limits)
         with ExitStack() as stack:
             stack.enter_context(service.admission.permits(sum(wish.num_choices for wish in wishes)))
-            trace_parent = exchange.header(b"traceparent")
-            groups = [
-                await to_engine_requests(model, wish, trace_parent=trace_parent) for wish in wishes
-            ]
+            groups = [await to_engine_requests(model, wish, exchange.caller) for wish in wishes]
             choices = [
                 [
                     stack.enter_context(

@@ -103,14 +103,8 @@ class RoutesChatServer:
     ) -> Embedded:
         """The vectors of texts."""
         self._record.begin(EMBEDDINGS)
-        parent = dict(self._scope["headers"]).get(b"traceparent")
-        return await embed(
-            self._service,
-            inputs,
-            self._record,
-            truncate=truncate,
-            trace_parent=None if parent is None else str(parent, "latin-1"),
-        )
+        caller = self._exchange({}, asyncio.Queue()).caller
+        return await embed(self._service, inputs, self._record, caller, truncate=truncate)
 
     async def close(self) -> None:
         """Cancels what was asked for and is still being produced."""

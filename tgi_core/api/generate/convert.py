@@ -86,6 +86,7 @@ def _wishes(
         grammar=to_grammar(parameters.grammar),
         watermark=parameters.watermark,
         adapter=parameters.adapter_id,
+        cache_salt=parameters.cache_salt,
     )
 
 

@@ -75,9 +75,7 @@ class GenerateRoutes:
         check_best_of(wishes, model.limits)
         with ExitStack() as stack:
             stack.enter_context(self._service.admission.permits(wishes.num_choices))
-            requests = await to_engine_requests(
-                model, wishes, trace_parent=exchange.header(b"traceparent")
-            )
+            requests = await to_engine_requests(model, wishes, exchange.caller)
             clock.validated_now()
             results = await all_of(
                 [

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tgi_core.api.caller import CacheSalt
 from tgi_core.api.number_types import Int32, UInt, UInt32
 
 
@@ -31,6 +32,7 @@ class GenerateParameters(msgspec.Struct):
     top_n_tokens: UInt32 | None = None
     grammar: Any = None
     adapter_id: str | None = None
+    cache_salt: CacheSalt | None = None
 
 
 def unsaid_parameters() -> GenerateParameters:

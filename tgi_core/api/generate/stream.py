@@ -56,9 +56,7 @@ async def _generate(
 ) -> None:
     wishes = stream_wishes(request, model)
     with service.admission.permits():
-        [engine_request] = await to_engine_requests(
-            model, wishes, trace_parent=exchange.header(b"traceparent")
-        )
+        [engine_request] = await to_engine_requests(model, wishes, exchange.caller)
         texts = [full_text_prefix(request, unsaid=full_text)]
         index = 0
         with Choice(

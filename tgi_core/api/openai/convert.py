@@ -179,6 +179,7 @@ def _wishes(
         grammar=format_or_grammar(request.response_format, request.grammar),
         watermark=bool(request.watermark),
         adapter=request.adapter_id,
+        cache_salt=request.cache_salt,
         model=request.model,
     )
 

@@ -198,10 +198,7 @@ class OpenAIRoutes:
         stack.enter_context(
             self._service.admission.permits(sum(wish.num_choices for wish in wishes))
         )
-        trace_parent = exchange.header(b"traceparent")
-        groups = [
-            await to_engine_requests(model, wish, trace_parent=trace_parent) for wish in wishes
-        ]
+        groups = [await to_engine_requests(model, wish, exchange.caller) for wish in wishes]
         clock.validated_now()
         stop_filter = self._manners.stop_filter
         return [

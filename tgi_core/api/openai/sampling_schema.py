@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tgi_core.api.caller import CacheSalt
 from tgi_core.api.number_types import Int32, UInt, UInt32
 
 
@@ -44,6 +45,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     grammar: Any = None
     adapter_id: str | None = None
+    cache_salt: CacheSalt | None = None
     watermark: bool | None = None
 
 

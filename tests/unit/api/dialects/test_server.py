@@ -124,3 +124,8 @@ def test_the_clients_trace_goes_on(server):
     chat_server = serving(server, scope)
     deltas(chat_server.chat(HI))
     assert server.engine.last.trace_parent == "00-1-2-03"
+
+
+def test_a_dialects_clients_share_prefixes_only_with_their_own_key(server):
+    deltas(serving(server, {"headers": [], "state": {"tenant": "0a"}}).chat(HI))
+    assert server.engine.last.cache_salt == "0a"
