@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,59 @@ def test_adapters_are_loaded_and_unloaded_while_the_server_runs(
         assert server.post("/v1/unload_lora_adapter", {"lora_name": "x"})[0] == 200
         assert load("x", "2") == 200
         assert text(server, "x") == two
+
+
+def test_adapters_that_come_and_go_under_requests_change_no_answer(
+    serve: ServerFactory, fake_model: Path, tmp_path: Path
+) -> None:
+    """More of them than the engine holds at once, so that places change hands all the time."""
+    names = ("a", "b", "c")
+    for seed, name in enumerate(names):
+        write_fake_adapter(tmp_path / name, seed)
+    flags = ("--backend", "fake", "--lora-folder", str(tmp_path), "--max-loras", "2")
+    with serve(str(fake_model), *flags) as server:
+
+        def change(name: str, route: str, **more: str) -> int:
+            body = {"lora_name": name, **more}
+            return server.post(f"/v1/{route}_lora_adapter", body)[0]
+
+        assert [change(name, "load", lora_path=name) for name in names] == [200] * 3
+        right = {name: text(server, name) for name in (None, *names)}
+        over = threading.Event()
+        changes: Counter[tuple[str, int]] = Counter()
+
+        def unsettle(name: str) -> None:
+            while not over.is_set():
+                changes["unload", change(name, "unload")] += 1
+                changes["load", change(name, "load", lora_path=name)] += 1
+
+        def ask(name: str | None) -> Counter[int]:
+            statuses: Counter[int] = Counter()
+            for _ in range(10):
+                body = {"inputs": "Once", "parameters": {"max_new_tokens": 12, "adapter_id": name}}
+                status, answer = server.post("/generate", body)
+                statuses[status] += 1
+                if status == 200:
+                    assert json.loads(answer)["generated_text"] == right[name]
+                else:
+                    assert name is not None and b"names no adapter of this server" in answer
+            return statuses
+
+        with ThreadPoolExecutor(16) as pool:
+            # two each: one of the two finds that the other was faster
+            unsettling = [pool.submit(unsettle, name) for name in names * 2]
+            asking = [pool.submit(ask, name) for name in (None, *names, None, *names)]
+            seen = sum((asked.result() for asked in asking), Counter())
+            over.set()
+            for one in unsettling:
+                one.result()
+        assert set(seen) <= {200, 422} and seen[200] > 20
+        assert set(changes) <= {("unload", 200), ("unload", 404), ("load", 200), ("load", 422)}
+        assert changes["unload", 200] > 3 and changes["load", 200] > 3
+        for name in names:
+            change(name, "load", lora_path=name)
+        assert {name: text(server, name) for name in (None, *names)} == right
+        assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.parametrize(

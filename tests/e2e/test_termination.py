@@ -15,13 +15,17 @@ from typing import Any
 
 import pytest
 
+from tests import own_scheduler
 from tests.hub import Hub, hub_of
 from tests.servers import Server, ServerFactory
 from tgi_core.testing.models import write_fake_model
 
-FAKE = ("--backend", "fake", "--max-total-tokens", "200000", "--cache-tokens", "300000")
+LIMITS = ("--max-total-tokens", "200000", "--cache-tokens", "300000")
+FAKE = ("--backend", "fake", *LIMITS)
+OWN = ("--backend", own_scheduler.NAME, *LIMITS)
+"""A backend of the engine contract."""
 
-LONG = ("/generate_stream", {"inputs": "once", "parameters": {"max_new_tokens": 2500}})
+LONG = ("/generate_stream", {"inputs": "once", "parameters": {"max_new_tokens": 1500}})
 ENDLESS = (
     "/v1/completions",
     {"prompt": "once", "max_tokens": 190_000, "ignore_eos": True, "stream": True},
@@ -31,6 +35,11 @@ ENDLESS = (
 @pytest.fixture(scope="session")
 def fake_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fake_model(tmp_path_factory.mktemp("fake"))
+
+
+@pytest.fixture(scope="session")
+def with_own_scheduler(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return own_scheduler.environment_with_it(tmp_path_factory.mktemp("plugins") / "site")
 
 
 class Stream:
@@ -71,16 +80,25 @@ def told(server: Server, words: str) -> Callable[[], bool]:
     return lambda: words in server.log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("backend", "number"),
+    [(FAKE, signal.SIGTERM), (FAKE, signal.SIGINT), (OWN, signal.SIGTERM)],
+    ids=["TERM", "INT", "own scheduler"],
+)
 def test_open_streams_finish_while_new_requests_are_sent_elsewhere(
-    serve: ServerFactory, fake_model: Path
+    serve: ServerFactory,
+    fake_model: Path,
+    with_own_scheduler: dict[str, str],
+    backend: tuple[str, ...],
+    number: signal.Signals,
 ) -> None:
-    with serve(str(fake_model), *FAKE) as server:
+    with serve(str(fake_model), *backend, env=with_own_scheduler) as server:
         undisturbed = Stream(server, *LONG)
         undisturbed.end()
         stream = Stream(server, *LONG)
         until(stream.begun)
-        server.process.send_signal(signal.SIGTERM)
-        until(told(server, "SIGTERM: finishing 1 open requests"))
+        server.process.send_signal(number)
+        until(told(server, f"{number.name}: finishing 1 open requests"))
         assert server.get("/health")[0] == 503
         status, body = server.post("/generate", {"inputs": "late"})
         assert status == 503 and b"shutting down" in body
@@ -104,18 +122,27 @@ def test_time_that_is_up_cuts_the_rest_and_the_status_says_so(
 
 
 @pytest.mark.parametrize(
-    ("second", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    ("backend", "second", "status"),
+    [(FAKE, signal.SIGTERM, 143), (FAKE, signal.SIGINT, 130), (OWN, signal.SIGTERM, 143)],
+    ids=["TERM", "INT", "own scheduler"],
 )
 def test_a_second_signal_cuts_the_rest_at_once(
-    serve: ServerFactory, fake_model: Path, second: signal.Signals, status: int
+    serve: ServerFactory,
+    fake_model: Path,
+    with_own_scheduler: dict[str, str],
+    backend: tuple[str, ...],
+    second: signal.Signals,
+    status: int,
 ) -> None:
-    with serve(str(fake_model), *FAKE, status=status) as server:
+    with serve(str(fake_model), *backend, env=with_own_scheduler, status=status) as server:
+        engine = server.engine_pid()
         stream = Stream(server, *ENDLESS)
         until(stream.begun)
         server.process.send_signal(signal.SIGTERM)
         until(told(server, "SIGTERM: finishing"))
         server.process.send_signal(second)
         assert "error" in stream.end()
+    assert not Path(f"/proc/{engine}").exists(), "the engine outlives its server"
 
 
 def test_engines_that_die_one_after_another_end_the_server_with_a_status_of_their_own(

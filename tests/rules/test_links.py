@@ -33,3 +33,10 @@ def test_every_exit_status_is_on_its_page() -> None:
     listed = {int(status) for row in told for status in row.split(", ")}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     assert listed >= {kind.exit_code for kind in kinds if issubclass(kind, errors.SetupError)}
+
+
+def test_every_attack_has_a_test() -> None:
+    told, _, _ = (ROOT / "docs/security.md").read_text().partition("## Keys")
+    rows = [line for line in told.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 32
+    assert all(re.search(r"\| \[test_\w+\]\([^)]+\)", row) for row in rows)
