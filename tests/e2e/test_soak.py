@@ -129,7 +129,7 @@ def test_after_any_traffic_nothing_is_held(server: Server, rounds: int, count: i
             for statuses in pool.map(lambda seed: traffic(server.port, seed, count), seeds):
                 seen += statuses
         wait_for(server, tgi_batch_current_size=0, tgi_queue_size=0)
-        until(lambda: [num_files(pid) for pid in pids] == files)
+        until(lambda: all(num_files(pid) <= most for pid, most in zip(pids, files, strict=True)))
         threads.append([num_threads(pid) for pid in pids])
         memory.append([resident_kib(pid) for pid in pids])
     assert set(seen) <= {200, 400, 422, 429, None}
