@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tgi_backend_torch.build import torch_version
+
 from tgi_core.contract import Probe
 
 _OLDEST = (7, 0)
@@ -9,14 +11,16 @@ _OLDEST = (7, 0)
 
 
 def probe_cuda() -> Probe:
-    """Imports the libraries and asks for the GPU. Never raises."""
+    """Asks for the GPU; imports torch only if it is built for one. Never raises."""
     try:
-        import torch
+        version = torch_version()
+        if version.cuda is not None:
+            import torch
     except Exception as error:  # a broken installation can raise anything at import
         return _missing(f"torch cannot be imported ({error}): reinstall tgi-backend-cuda.")
-    if torch.version.cuda is None:
+    if version.cuda is None:
         return _missing(
-            f"torch {torch.__version__} is not built for CUDA: install the package index's own "
+            f"torch {version.__version__} is not built for CUDA: install the package index's own "
             "build (pip install torch)."
         )
     try:

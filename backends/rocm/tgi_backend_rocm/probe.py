@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from tgi_backend_torch.build import torch_version
+
 from tgi_core.contract import Probe
 
 
 def probe_rocm() -> Probe:
-    """Imports the libraries and asks for the GPU. Never raises."""
+    """Asks for the GPU; imports torch only if it is built for one. Never raises."""
     try:
-        import torch
+        version = torch_version()
+        if version.hip is not None:
+            import torch
 
-        from tgi_backend_rocm.chip import amd_chip, known
+            from tgi_backend_rocm.chip import amd_chip, known
     except Exception as error:  # a broken installation can raise anything at import
         return _missing(f"torch cannot be imported ({error}): reinstall tgi-backend-rocm.")
-    if torch.version.hip is None:
+    if version.hip is None:
         return _missing(
-            f"torch {torch.__version__} is not built for ROCm: install it from "
+            f"torch {version.__version__} is not built for ROCm: install it from "
             "https://download.pytorch.org/whl/rocm6.4, or use the image rocm/pytorch."
         )
     try:

@@ -119,7 +119,6 @@ def test_want_of_memory_is_told_from_other_errors():
         ("get_device_name", (0,)),
         ("device_count", ()),
         ("is_available", ()),
-        ("_is_compiled", ()),
     ],
 )
 def test_torch_has_what_is_called(name, arguments):
@@ -132,9 +131,9 @@ def test_the_driver_names_the_first_device_and_marks_with_events():
 
 
 def test_a_torch_for_something_else_and_a_missing_gpu_are_named_as_reasons(monkeypatch):
-    monkeypatch.setattr(torch.xpu, "_is_compiled", lambda: False)
+    monkeypatch.setattr(torch.version, "xpu", None)
     assert "not built for Intel GPUs" in tgi_backend().probe().reason
-    monkeypatch.setattr(torch.xpu, "_is_compiled", lambda: True)
+    monkeypatch.setattr(torch.version, "xpu", "20250302")
     monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
     assert "/dev/dri" in tgi_backend().probe().reason
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)

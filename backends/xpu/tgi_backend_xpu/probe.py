@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from tgi_backend_torch.build import torch_version
+
 from tgi_core.contract import Probe
 
 INDEX = "https://download.pytorch.org/whl/xpu"
 
 
 def probe_xpu() -> Probe:
-    """Imports torch and asks for the GPU. Never raises."""
+    """Imports torch, unless it is not built for it, and asks for the GPU. Never raises."""
     try:
-        import torch
+        version = torch_version()
+        if version.xpu is not None:
+            import torch
     except Exception as error:  # a broken installation can raise anything at import
         return _missing(f"torch cannot be imported ({error}): reinstall tgi-backend-xpu.")
+    if version.xpu is None:
+        return _missing(
+            f"torch {version.__version__} is not built for Intel GPUs: pip install torch "
+            f"--index-url {INDEX}"
+        )
     xpu: Any = torch.xpu
     try:
-        if not xpu._is_compiled():
-            return _missing(
-                f"torch {torch.__version__} is not built for Intel GPUs: pip install torch "
-                f"--index-url {INDEX}"
-            )
         if not xpu.is_available():
             return _missing(
                 "torch finds no Intel GPU: see whether sycl-ls does, and in a container whether it "
