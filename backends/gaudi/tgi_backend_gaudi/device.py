@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.shapes.buckets import Buckets
+from tgi_backend_torch.shapes.computing import ShapedComputing
 from torch import Tensor, nn
 
 from tgi_backend_gaudi import habana
-from tgi_backend_gaudi.buckets import Buckets
-from tgi_backend_gaudi.computing import BucketComputing
+from tgi_backend_gaudi.graphs import HpuGraphs, Operations
 from tgi_core.contract import Capabilities, SizeDefaults
 from tgi_core.errors import UsageError
 
 _FIRST_GENERATION = "GAUDI"
-_SWITCH = {"on": True, "off": False}
+_GRAPHS = {"on": HpuGraphs, "off": Operations}
 
 
 class HpuDevice:
@@ -34,10 +35,8 @@ class HpuDevice:
     size_defaults = SizeDefaults(rows=32, step_tokens=1024, cache_bytes=None, of_memory=0.72)
 
     def __init__(self) -> None:
-        self._graphs = True
+        self._compiler: HpuGraphs = HpuGraphs()
         self._fp8: habana.Fp8 | None = None
-        self.is_asked = False
-        """Whether a model wants its steps computed here: one that runs in flat batches."""
 
     def configure(self, options: Mapping[str, str]) -> None:
         """`graphs`, on or off, and `quant_config`, a file of Intel Neural Compressor.
@@ -46,13 +45,13 @@ class HpuDevice:
             UsageError: another option, another value, no such file, or graphs without lazy mode.
         """
         wrong = sorted(options.keys() - {"graphs", "quant_config"})
-        if wrong or options.get("graphs", "on") not in _SWITCH:
+        if wrong or options.get("graphs", "on") not in _GRAPHS:
             raise UsageError(
                 "the gaudi backend has the options graphs=on|off and quant_config=FILE, and was "
                 f"given {', '.join(f'{key}={options[key]}' for key in (*wrong, *options))}."
             )
-        self._graphs = _SWITCH[options.get("graphs", "on")]
-        if self._graphs and not habana.records_graphs():
+        self._compiler = _GRAPHS[options.get("graphs", "on")]()
+        if self._compiler.recorded and not habana.records_graphs():
             raise UsageError(
                 "graphs need lazy mode: set the environment variable PT_HPU_LAZY_MODE=1, or give "
                 "--backend-option graphs=off, which is slower."
@@ -92,13 +91,12 @@ class HpuDevice:
 
     def computing(
         self, model: FlatModel, cache: PagedCache, limits: Capabilities
-    ) -> BucketComputing:
+    ) -> ShapedComputing:
         """Our attention over the cache, in graphs."""
-        self.is_asked = True
         buckets = Buckets.up_to(
             limits.max_rows, limits.max_step_tokens, limits.max_sequence_tokens, BLOCK_TOKENS
         )
-        return BucketComputing(model, cache, buckets, self.to_device, graphs=self._graphs)
+        return ShapedComputing(model, cache, buckets, self.to_device, self._compiler)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """Without waiting."""

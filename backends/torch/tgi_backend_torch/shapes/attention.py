@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from tgi_backend_torch.attention import Scoring
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Rows:
 
 
 class BlockAttention:
-    """Satisfies `Attention`. May be recorded as a graph: writes whole tensors, never views."""
+    """Satisfies `Attention`. May be compiled: writes whole tensors, never views."""
 
     def __init__(self, cache: PagedCache) -> None:
         self._layers = cache.layers

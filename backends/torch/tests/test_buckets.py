@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tgi_backend_gaudi.buckets import Buckets, Shape
-from tgi_backend_gaudi.inputs import fill
+from tgi_backend_torch.shapes.buckets import Buckets, Shape
+from tgi_backend_torch.shapes.inputs import fill
 
 from tgi_core.contract import Step
 

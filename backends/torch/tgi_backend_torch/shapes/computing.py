@@ -1,27 +1,47 @@
-"""Steps of one model as HPU graphs: padded to a shape that warm-up has recorded, and replayed."""
+"""Steps of one model, padded to shapes that warm-up has had compiled. Knows no device."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
-from tgi_backend_torch.forward import FlatModel
 from torch import Tensor, nn
 
-from tgi_backend_gaudi import habana
-from tgi_backend_gaudi.attention import BlockAttention, Rows
-from tgi_backend_gaudi.buckets import Buckets, Shape
-from tgi_backend_gaudi.inputs import Inputs, fill
+from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
+from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.shapes.attention import BlockAttention, Rows
+from tgi_backend_torch.shapes.buckets import Buckets, Shape
+from tgi_backend_torch.shapes.inputs import Inputs, fill
 from tgi_core.contract import Progress, Step
 from tgi_core.errors import Unsupported, UnsupportedModel
 
 
+class Compiler(Protocol):
+    """How a device compiles, and is started."""
+
+    def compiled(self, forward: nn.Module) -> nn.Module:
+        """A module that computes the same, compiled once for each shapes of its inputs."""
+        ...
+
+    def launch(self) -> None:
+        """Starts what was called since the last time, and does not wait for it."""
+        ...
+
+    def wait(self) -> None:
+        """Until all that was started is done."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What to do about a model that it cannot compile."""
+        ...
+
+
 class _Forward(nn.Module):
-    """What is recorded: nothing in it depends on the numbers, only on the shapes."""
+    """What is compiled: nothing in it depends on the numbers, only on the shapes."""
 
     def __init__(self, model: FlatModel, attention: BlockAttention) -> None:
         super().__init__()
@@ -40,11 +60,11 @@ class _Forward(nn.Module):
         self._attention.use(
             Rows(positions=positions, blocks=blocks, offsets=offsets, tables=tables)
         )
-        # here, where it is a part of the graph: who reads them wants float32
+        # here, where it is compiled with the rest: who reads them wants float32
         return self._model(tokens, positions, wanted).float()
 
 
-class BucketComputing:
+class ShapedComputing:
     """Satisfies `Computing`, for rows of one token, or one row of more."""
 
     def __init__(
@@ -53,43 +73,42 @@ class BucketComputing:
         cache: PagedCache,
         buckets: Buckets,
         to_device: Callable[[NDArray[Any]], Tensor],
-        *,
-        graphs: bool,
+        compiler: Compiler,
     ) -> None:
         """
         Args:
-            model: its forward is recorded.
+            model: its forward is compiled.
             cache: what its layers write to.
-            buckets: the shapes to record.
+            buckets: the shapes.
             to_device: brings an array to the device.
-            graphs: False computes operation by operation, in the same shapes.
+            compiler: of the device.
         """
         self.attention = BlockAttention(cache)
         self._cache = cache
         self._buckets = buckets
         self._to_device = to_device
-        forward = _Forward(model, self.attention)
-        self._forward: nn.Module = habana.as_graphs(forward) if graphs else forward
+        self._compiler = compiler
+        self._forward = compiler.compiled(_Forward(model, self.attention))
 
     def warm_up(self, progress: Progress) -> None:
-        """Records a graph for each shape.
+        """Runs every shape.
 
         Raises:
-            UnsupportedModel: one cannot be recorded.
+            UnsupportedModel: one cannot be compiled.
         """
         shapes = self._buckets.shapes
         for done, shape in enumerate(shapes):
-            progress("recording graphs", done, len(shapes), "graphs")
+            progress("compiling shapes", done, len(shapes), "shapes")
             try:
                 self._run(_empty(shape, self._cache.padding_block))
-                habana.synchronize()
-            except RuntimeError as error:  # Habana's PyTorch has no class for it
+                self._compiler.wait()
+            except RuntimeError as error:  # no vendor has a class for it
                 raise UnsupportedModel(
-                    f"{shape} cannot be recorded ({error}): give --max-batch-size, "
+                    f"{shape} cannot be compiled ({error}): give --max-batch-size, "
                     "--max-step-tokens and --max-total-tokens if it is the memory that does not "
-                    "suffice, and --backend-option graphs=off if it is the model's own code."
+                    f"suffice; {self._compiler.advice}"
                 ) from error
-        progress("recording graphs", len(shapes), len(shapes), "graphs")
+        progress("compiling shapes", len(shapes), len(shapes), "shapes")
 
     def logits(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         """See `Computing.logits`; one row for each of the shape's, those of the step first."""
@@ -99,7 +118,7 @@ class BucketComputing:
         return self._run(fill(step, tables, shape, BLOCK_TOKENS, self._cache.padding_block))
 
     def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
-        """There is no graph for it."""
+        """No shape is compiled for it."""
         raise Unsupported("embeddings")
 
     def keep(self, ids: Tensor) -> None:
@@ -107,9 +126,8 @@ class BucketComputing:
 
     def _run(self, inputs: Inputs) -> Tensor:
         arrays = (getattr(inputs, field.name) for field in dataclasses.fields(inputs))
-        # a copy: the next prompt of this step may be of the same shape, and so write there too
-        logits: Tensor = self._forward(*(self._to_device(array) for array in arrays)).clone()
-        habana.flush()
+        logits: Tensor = self._forward(*(self._to_device(array) for array in arrays))
+        self._compiler.launch()
         return logits
 
 

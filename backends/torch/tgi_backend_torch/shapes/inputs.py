@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tgi_backend_gaudi.buckets import Shape
+from tgi_backend_torch.shapes.buckets import Shape
 from tgi_core.contract import Step
 
 IntArray = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""Steps in few shapes, for devices that compile each shape anew: padded, and known beforehand."""

@@ -1,0 +1,124 @@
+"""The StepBackend: the torch backend's, in the shapes that its device has compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgi_backend_torch.device import Device
+from tgi_backend_torch.runner import TorchBackend
+from tgi_core.contract import (
+    AdapterRows,
+    BackendStats,
+    Capabilities,
+    Fork,
+    LoadRequest,
+    LogitsRows,
+    PendingLogits,
+    Progress,
+    Step,
+)
+from tgi_core.errors import Unsupported, UnsupportedModel
+
+
+class ShapedBackend:
+    """Satisfies `StepBackend`, and none of what else the torch backend does.
+
+    Device packages pass a device whose `computing` is a `ShapedComputing`.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._torch = TorchBackend(device)
+
+    def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
+        """As `TorchBackend.load`.
+
+        Forks are at whole blocks: to copy a part of one would be an operation of its own for every
+        pair of blocks, each to be compiled.
+
+        Raises:
+            UnsupportedModel: the torch backend would pad every batch to a shape of its own.
+        """
+        capabilities = self._torch.load(request, progress)
+        if not self._torch.runs_flat:
+            self._torch.close()
+            raise UnsupportedModel(
+                f"{request.model.reference} does not run in flat batches, and "
+                f"{capabilities.device} would compile each padded one: serve it with --backend "
+                "torch."
+            )
+        return replace(
+            capabilities,
+            fork=Fork.BLOCK,
+            mixed=False,
+            draft_lengths=(),
+            logits=LogitsRows.LAST,
+            adapters=AdapterRows.NONE,
+            embedding=None,
+        )
+
+    def warm_up(self, progress: Progress) -> None:
+        """Compiles all shapes; after it nothing is compiled."""
+        self._torch.warm_up(progress)
+
+    def reserve(self, seq: int, length: int) -> bool:
+        """Takes blocks."""
+        return self._torch.reserve(seq, length)
+
+    def fork(self, src: int, dst: int, length: int) -> bool:
+        """Shares blocks."""
+        return self._torch.fork(src, dst, length)
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Gives blocks back."""
+        self._torch.truncate(seq, length)
+
+    def release(self, seq: int) -> None:
+        """Gives all blocks back."""
+        self._torch.release(seq)
+
+    def step(self, step: Step) -> PendingLogits:
+        """One call for rows of one token; else one for each row. See `StepBackend.step`."""
+        if step.num_rows > self._torch.limits.max_rows:
+            raise Unsupported("rows", f"{step.num_rows} rows are more than any shape has")
+        if step.num_tokens > self._torch.limits.max_step_tokens:
+            raise Unsupported("tokens", f"{step.num_tokens} tokens are more than any shape has")
+        if step.num_tokens == step.num_rows:
+            return _Padded((self._torch.step(step),), step.out)
+        ends = step.row_begins()
+        parts = [self._torch.step(_row(step, row, ends)) for row in range(step.num_rows)]
+        return _Padded(tuple(parts), np.searchsorted(ends[1:] - 1, step.out).astype(np.int32))
+
+    def stats(self) -> BackendStats:
+        """Cells in use, and the memory of the cache."""
+        return self._torch.stats()
+
+    def close(self) -> None:
+        """Drops model and cache."""
+        self._torch.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """Satisfies PendingLogits: wanted rows are taken out on the host, where nothing is compiled."""
+
+    parts: tuple[PendingLogits, ...]
+    wanted: NDArray[np.int32]
+
+    def numpy(self) -> NDArray[np.float32]:
+        """float32 (L, vocab)."""
+        return np.concatenate([part.numpy() for part in self.parts])[self.wanted]
+
+
+def _row(step: Step, row: int, begins: NDArray[np.int32]) -> Step:
+    """One row of a step."""
+    n = step.n[row : row + 1]
+    return Step(
+        seq=step.seq[row : row + 1],
+        past=step.past[row : row + 1],
+        n=n,
+        tokens=step.tokens[begins[row] : begins[row + 1]],
+        out=n - 1,
+    )
