@@ -9,7 +9,7 @@ SMOLLM2 := $(MODELS)/smollm2-135m-instruct
 # Without compiling: of what is installed only a part is imported, and that is compiled then.
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-compile -c tests/constraints.txt $(PIP_FLAGS)
 PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp plugins/watermark_kgw
-PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm backends/xpu backends/neuron backends/gaudi backends/trtllm $(PLUGINS)
+PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm backends/xpu backends/neuron backends/gaudi backends/xla backends/trtllm $(PLUGINS)
 
 # Clients have environments of their own, tests/clients/NAME.txt: what they need contradicts itself.
 CLIENTS := .venv-clients
@@ -18,8 +18,10 @@ ask = $(CLIENTS)/$(1)/bin/python -m pytest -W default --server-python $(abspath 
 
 # optimum-neuron holds transformers at 4.57: it has an environment of its own too.
 NEURON := .venv-neuron
+# torch_xla holds torch at 2.9.
+XLA := .venv-xla
 
-.PHONY: serve test test-all clients-light clients neuron quick check fix bench gpu docs reports dist image clean
+.PHONY: serve test test-all clients-light clients neuron xla quick check fix bench gpu docs reports xla-report dist image clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
@@ -31,7 +33,7 @@ test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
 
 test-all: $(VENV)/.test $(SMOLLM2)/config.json  ## Half an hour more: what `test` takes samples of, and all clients
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "long or not long" $(PYTEST_FLAGS)
-	$(MAKE) clients neuron
+	$(MAKE) clients neuron xla
 
 clients-light: $(VENV)/.test $(CLIENTS)/sdks/.done $(CLIENTS)/frameworks/.done  ## SDKs and frameworks, against a server
 	$(call ask,sdks,openai huggingface_hub anthropic)
@@ -42,6 +44,9 @@ clients: clients-light $(CLIENTS)/tools/.done $(CLIENTS)/prometheus  ## All clie
 
 neuron: $(NEURON)/.done  ## optimum-neuron's own code, on a double of Neuron's runtime: 900 MB, a minute
 	OMP_NUM_THREADS=1 $(NEURON)/bin/python -m pytest -W default backends/neuron/tests/test_conformance.py backends/neuron/tests/test_vendor.py
+
+xla: $(XLA)/.done $(SMOLLM2)/config.json  ## The xla backend on a CPU, compiled by XLA itself: 2 GB, minutes
+	OMP_NUM_THREADS=1 PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -W default -m "" backends/xla/tests tests/e2e/test_xla.py
 
 quick: $(VENV)/.test  ## The tests that take seconds
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
@@ -74,6 +79,9 @@ reports: $(VENV)/.test  ## Examines backends and writes the reports that they sh
 	  $(VENV)/bin/tgi conformance --backend $$backend --tests backends/$$backend/tests/test_conformance.py \
 	  --simulator tests/simulators/$$backend --save || exit 1; done
 
+xla-report: $(XLA)/.done  ## The same for the xla backend, in its environment
+	PJRT_DEVICE=CPU $(XLA)/bin/tgi conformance --backend xla --tests backends/xla/tests/test_conformance.py --save
+
 dist: $(VENV)/.cpu  ## Wheels of all packages, in dist/
 	for package in . $(PACKAGES); do \
 	  $(VENV)/bin/pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist ./$$package || exit 1; done
@@ -82,7 +90,7 @@ image: dist  ## Builds docker/BACKEND.Dockerfile: make image BACKEND=cpu
 	docker build -f docker/$(BACKEND).Dockerfile -t tgi-core:$(BACKEND) .
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(MODELS) dist
+	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(XLA) $(MODELS) dist
 
 $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -91,7 +99,7 @@ $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 
 $(VENV)/.test: $(VENV)/.cpu $(PACKAGES:=/pyproject.toml)
 	$(PIP) -e ".[dev]" -e backends/llamacpp -e "backends/openvino[quantize]" \
-	  -e "backends/cuda[test]" -e backends/rocm -e backends/xpu -e backends/neuron -e backends/gaudi -e backends/trtllm $(PLUGINS:%=-e %)
+	  -e "backends/cuda[test]" -e backends/rocm -e backends/xpu -e backends/neuron -e backends/gaudi -e backends/xla -e backends/trtllm $(PLUGINS:%=-e %)
 	touch $@
 
 $(CLIENTS)/%/.done: tests/clients/%.txt
@@ -102,6 +110,12 @@ $(CLIENTS)/%/.done: tests/clients/%.txt
 $(NEURON)/.done: tests/simulators/neuron.txt
 	$(PYTHON) -m venv $(NEURON)
 	$(NEURON)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile $(PIP_FLAGS) -r $< -e . -e backends/neuron
+	touch $@
+
+$(XLA)/.done: backends/xla/tests/environment.txt
+	$(PYTHON) -m venv $(XLA)
+	$(XLA)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile $(PIP_FLAGS) -r $< -e . -e backends/torch -e backends/xla
+	$(XLA)/bin/python tests/simulators/no_cuda.py $(XLA)/lib/python*/site-packages/torch/lib
 	touch $@
 
 $(CLIENTS)/prometheus:

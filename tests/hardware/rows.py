@@ -61,6 +61,12 @@ ROWS = (
     ),
     Row(
         REAL_MODEL,
+        "xla",
+        Seen.DEVICE,
+        "tests/e2e/test_xla.py::test_xla_compiles_and_serves",
+    ),
+    Row(
+        REAL_MODEL,
         "neuron",
         Seen.SIMULATOR,
         "tests/e2e/test_simulated_devices.py::test_neuron_compiles_a_model_and_serves_it",
@@ -152,6 +158,13 @@ ROWS = (
     ),
     Row(
         GRAPHS,
+        "xla",
+        Seen.DEVICE,
+        "backends/xla/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
+    ),
+    Row(
+        GRAPHS,
         "neuron",
         Seen.SIMULATOR,
         "backends/neuron/tests/test_steps.py::test_graphs_are_run_and_never_compiled",
@@ -161,6 +174,13 @@ ROWS = (
         "gaudi",
         Seen.SIMULATOR,
         "backends/gaudi/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
+    ),
+    Row(
+        MIXED,
+        "xla",
+        Seen.DEVICE,
+        "backends/xla/tests/test_engine.py"
         "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
     ),
     Row(

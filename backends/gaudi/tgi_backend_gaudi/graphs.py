@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from tgi_backend_gaudi import habana
@@ -14,9 +16,9 @@ class HpuGraphs:
     """Whether graphs are; it takes lazy mode."""
     advice = "give --backend-option graphs=off if it is the model's own code."
 
-    def compiled(self, forward: nn.Module) -> nn.Module:
+    def compiled(self, forward: nn.Module) -> Callable[..., Tensor]:
         """In graphs."""
-        return _Copied(habana.as_graphs(forward))
+        return _copied(habana.as_graphs(forward))
 
     def launch(self) -> None:
         """Ends a piece of what lazy mode collects."""
@@ -33,20 +35,13 @@ class Operations(HpuGraphs):
     recorded = False
     advice = "its own code does not run on a Gaudi."
 
-    def compiled(self, forward: nn.Module) -> nn.Module:
+    def compiled(self, forward: nn.Module) -> Callable[..., Tensor]:
         """As it is."""
         return forward
 
 
-class _Copied(nn.Module):
+def _copied(graphs: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Copies what a graph gives: the next prompt of a step may be of the same shape, and so be
     written to the same place.
     """
-
-    def __init__(self, graphs: nn.Module) -> None:
-        super().__init__()
-        self._graphs = graphs
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        copy: Tensor = self._graphs(*inputs).clone()
-        return copy
+    return lambda *inputs: graphs(*inputs).clone()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ class FlatModel:
         self.model = model
         # some classes of older transformers compute all logits or none
         self._base: nn.Module | None = None if model.base_model is model else model.base_model
+        self._gradless = _gradless(model.device)
         self._can_choose = "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
     def __call__(self, tokens: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
@@ -30,7 +33,7 @@ class FlatModel:
             (L, vocab) in the model's dtype.
         """
         choice = {"logits_to_keep": wanted} if self._can_choose else {}
-        with torch.inference_mode():
+        with self._gradless():
             logits: Tensor = self.model(
                 input_ids=tokens[None], position_ids=_batched(positions), use_cache=False, **choice
             ).logits[0]
@@ -56,7 +59,7 @@ class FlatModel:
             (T, size) in the model's dtype.
         """
         assert self._base is not None, "has_hidden is False"
-        with torch.inference_mode():
+        with self._gradless():
             states: Tensor = self._base(
                 input_ids=tokens[None], position_ids=_batched(positions), use_cache=False
             ).last_hidden_state[0]
@@ -66,3 +69,17 @@ class FlatModel:
 def _batched(positions: Tensor) -> Tensor:
     """(1, T), or (A, 1, T)."""
     return positions.unsqueeze(-2)
+
+
+@cache
+def _gradless(device: torch.device) -> type[AbstractContextManager[None]]:
+    """Inference mode, which takes the least time; or what serves on devices that trace tensors, and
+    so cannot have views of weights there.
+    """
+    number = torch.zeros(1, device=device)
+    try:
+        with torch.inference_mode():
+            number[None]
+    except RuntimeError:
+        return torch.no_grad
+    return torch.inference_mode

@@ -22,6 +22,7 @@ OURS = [
         "xpu",
         "neuron",
         "gaudi",
+        "xla",
         "trtllm",
     )
     for part in ("--disable-plugin", name)

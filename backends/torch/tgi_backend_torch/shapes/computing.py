@@ -22,8 +22,8 @@ from tgi_core.errors import Unsupported, UnsupportedModel
 class Compiler(Protocol):
     """How a device compiles, and is started."""
 
-    def compiled(self, forward: nn.Module) -> nn.Module:
-        """A module that computes the same, compiled once for each shapes of its inputs."""
+    def compiled(self, forward: nn.Module) -> Callable[..., Tensor]:
+        """What computes the same, compiled once for each shapes of its inputs."""
         ...
 
     def launch(self) -> None:
@@ -126,7 +126,7 @@ class ShapedComputing:
 
     def _run(self, inputs: Inputs) -> Tensor:
         arrays = (getattr(inputs, field.name) for field in dataclasses.fields(inputs))
-        logits: Tensor = self._forward(*(self._to_device(array) for array in arrays))
+        logits = self._forward(*(self._to_device(array) for array in arrays))
         self._compiler.launch()
         return logits
 

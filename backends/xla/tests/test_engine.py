@@ -1,0 +1,41 @@
+"""Engines on XLA's CPU device: what they generate is what torch does, and nothing is compiled."""
+
+from pathlib import Path
+
+import pytest
+from tgi_backend_torch.runner import TorchBackend
+
+from tests.engines import generate, no_progress, requests
+from tests.families import FAMILIES, make_model, request_for
+from tests.xla import needs_torch_xla, num_compiled
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.engine.step_engine import StepEngine
+
+
+def engine_over(backend, folder: Path) -> StepEngine:
+    engine = StepEngine(backend, FirstComeFirstServed())
+    sizes = {"max_rows": 6, "max_sequence_tokens": 96, "max_step_tokens": 64}
+    engine.start(request_for(folder, **sizes, cache_tokens=1280, num_threads=1), no_progress)
+    return engine
+
+
+@needs_torch_xla
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss"])
+def test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing(family, tmp_path):
+    """Windows, sinks and experts among them."""
+    from tgi_backend_xla.plugin import create
+
+    config = FAMILIES[family]()
+    config.vocab_size = 128
+    folder = make_model(tmp_path / "model", config)
+    wanted = requests(500, seed=3, max_prompt=40, max_new=5, temperature=0.8)
+    cancelled = {f"r{i}" for i in range(0, 500, 50)}
+    engine = engine_over(create(), folder)
+    compiled = num_compiled()
+    outputs = generate(engine, wanted, per_step=3, cancel=cancelled)
+    assert compiled > 0 and num_compiled() == compiled
+    assert engine.stats().cached_tokens > 0
+    expected = generate(engine_over(TorchBackend(), folder), wanted, per_step=20)
+    assert {r: t for r, t in outputs.items() if r not in cancelled} == {
+        r: t for r, t in expected.items() if r not in cancelled
+    }

@@ -1,0 +1,38 @@
+"""Finds out whether torch_xla is here, and for which device it compiles. Loads no model."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from tgi_core.contract import Probe
+
+
+def probe_xla() -> Probe:
+    """Imports torch_xla and asks for its device. Never raises."""
+    if find_spec("torch_xla") is None:
+        return _missing(
+            "torch_xla is not installed: pip install torch==2.9.0 'torch_xla[tpu]==2.9.0', in an "
+            "environment of its own."
+        )
+    try:
+        import torch
+
+        from tgi_backend_xla.runtime import TorchXla
+
+        runtime = TorchXla()
+        kind, num = runtime.kind, runtime.num_devices
+    except Exception as error:  # a torch of another release, or a busy TPU: it raises what it likes
+        return _missing(
+            f"torch_xla cannot be used ({error}): it needs the torch of its own version, a TPU "
+            "that no other process holds, and PJRT_DEVICE unset, TPU or CPU."
+        )
+    notes = [f"compiles for {kind}, torch {torch.__version__}"]
+    if kind == "CPU":
+        notes.append("no TPU was found: --backend torch is faster on a CPU")
+    if num > 1:
+        notes.append(f"of {num} devices the first is used")
+    return Probe(available=True, devices=("xla",), notes=tuple(notes))
+
+
+def _missing(reason: str) -> Probe:
+    return Probe(available=False, reason=reason)
