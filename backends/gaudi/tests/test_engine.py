@@ -17,9 +17,9 @@ def folder(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("model"), config)
 
 
-def engine_over(backend, folder) -> StepEngine:
+def engine_over(backend, folder, max_rows=12) -> StepEngine:
     engine = StepEngine(backend, FirstComeFirstServed())
-    sizes = {"max_rows": 12, "max_sequence_tokens": 96, "max_step_tokens": 64}
+    sizes = {"max_rows": max_rows, "max_sequence_tokens": 96, "max_step_tokens": 64}
     request = request_for(folder, **sizes, cache_tokens=1280, num_threads=1)
     engine.start(request, no_progress)
     return engine
@@ -51,6 +51,21 @@ def test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing(folder, 
     assert {r: t for r, t in outputs.items() if r not in cancelled} == {
         r: t for r, t in expected.items() if r not in cancelled
     }
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_experts_run_in_graphs_whichever_are_chosen(family, tmp_path, gaudi):
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    config = FAMILIES[family]()
+    config.vocab_size = 128
+    folder = make_model(tmp_path / "model", config)
+    wanted = requests(12, seed=5, max_prompt=40, max_new=5)
+    engine = engine_over(GaudiBackend(), folder, max_rows=2)
+    gaudi.sealed = True
+    outputs = generate(engine, wanted)
+    gaudi.stop()
+    assert outputs == generate(engine_over(TorchBackend(), folder), wanted)
 
 
 def test_the_simulator_sees_what_is_compiled_late(folder, gaudi):

@@ -13,6 +13,7 @@ from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.shapes.buckets import Buckets
 from tgi_backend_torch.shapes.computing import ShapedComputing
+from tgi_backend_torch.shapes.experts import compute_all_experts
 from torch import Tensor, nn
 
 from tgi_backend_gaudi import habana
@@ -85,7 +86,8 @@ class HpuDevice:
         return 2 * habana.peak_bytes(run)
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Measures or quantizes, if that was asked for."""
+        """Gives experts fixed shapes; measures or quantizes, if that was asked for."""
+        compute_all_experts(model)
         if self._fp8 is not None:
             self._fp8.apply(model)
 

@@ -13,6 +13,7 @@ from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.shapes.buckets import Buckets
 from tgi_backend_torch.shapes.computing import ShapedComputing
+from tgi_backend_torch.shapes.experts import compute_all_experts
 from torch import Tensor, nn
 
 from tgi_backend_xla.runtime import Runtime
@@ -85,7 +86,8 @@ class XlaDevice:
         return max(0, after[2] - before[1])
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """XLA lays weights out by itself."""
+        """Gives experts fixed shapes. XLA lays weights out by itself."""
+        compute_all_experts(model)
 
     def computing(
         self, model: FlatModel, cache: PagedCache, limits: Capabilities
