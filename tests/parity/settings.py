@@ -127,6 +127,13 @@ _OTHER_VARIABLES: Rows = {
     "RANK WORLD_SIZE DEBUG TORCH_NCCL_AVOID_RECORD_STREAMS SAFETENSORS_FAST_GPU": no_meaning(
         _SILENT, "only TGI's shards need it"
     ),
+    "QUANT_CONFIG ENABLE_HPU_GRAPH": yes(
+        _LAUNCHER + "test_gaudis_variables_become_options_of_its_backend",
+        "options `quant_config` and `graphs` of the backend `gaudi`",
+    ),
+    "HABANA_VISIBLE_DEVICES PT_HPU_LAZY_MODE PT_HPU_ENABLE_LAZY_COLLECTIVES": no_meaning(
+        _SILENT, "Habana's PyTorch itself reads its own"
+    ),
     "AIP_HTTP_PORT SM_NUM_GPUS HF_MODEL_ID HF_MODEL_REVISION HF_MODEL_QUANTIZE": yes(_CLOUDS),
     "AIP_PREDICT_ROUTE AIP_HEALTH_ROUTE": yes(
         "tests/unit/api/test_options.py::test_vertex_names_its_routes_by_variables_of_its_own"

@@ -198,12 +198,12 @@ def _run_tests(arguments: Sequence[str], *plugins: object) -> Recorder:
 
 
 def _runtime(distribution: str) -> Iterator[str]:
-    """Python and what the distribution always needs, each with the version that is here."""
+    """Python, what the distribution always needs, and its vendor's, with the versions that are here."""
     yield f"Python {platform.python_version()}"
     for requirement in requires(distribution) or ():
         name, _, condition = requirement.partition(";")
         name = re.split(r"[^\w.-]", name.strip(), maxsplit=1)[0]
-        if "extra" not in condition and name != "tgi-core":
+        if ("extra" not in condition or "vendor" in condition) and name != "tgi-core":
             try:
                 yield f"{name} {version(name)}"
             except PackageNotFoundError:

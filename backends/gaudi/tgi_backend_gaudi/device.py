@@ -22,7 +22,8 @@ from tgi_core.contract import Capabilities, SizeDefaults
 from tgi_core.errors import UsageError
 
 _FIRST_GENERATION = "GAUDI"
-_GRAPHS = {"on": HpuGraphs, "off": Operations}
+_GRAPHS = {"on": HpuGraphs, "off": Operations, "true": HpuGraphs, "false": Operations}
+"""By the option `graphs`; TGI's variable has the last two."""
 
 
 class HpuDevice:
@@ -46,12 +47,12 @@ class HpuDevice:
             UsageError: another option, another value, no such file, or graphs without lazy mode.
         """
         wrong = sorted(options.keys() - {"graphs", "quant_config"})
-        if wrong or options.get("graphs", "on") not in _GRAPHS:
+        if wrong or options.get("graphs", "on").lower() not in _GRAPHS:
             raise UsageError(
                 "the gaudi backend has the options graphs=on|off and quant_config=FILE, and was "
                 f"given {', '.join(f'{key}={options[key]}' for key in (*wrong, *options))}."
             )
-        self._compiler = _GRAPHS[options.get("graphs", "on")]()
+        self._compiler = _GRAPHS[options.get("graphs", "on").lower()]()
         if self._compiler.recorded and not habana.records_graphs():
             raise UsageError(
                 "graphs need lazy mode: set the environment variable PT_HPU_LAZY_MODE=1, or give "

@@ -236,11 +236,6 @@ class TorchBackend:
         """What `load` returned."""
         return self._here().capabilities
 
-    @property
-    def runs_flat(self) -> bool:
-        """Whether the model runs in flat batches; if not, it pads each to a shape of its own."""
-        return self._here().flat is not None
-
     def reserve(self, seq: int, length: int) -> bool:
         """Takes blocks, and copies the last one if it is shared."""
         loaded = self._here()

@@ -113,7 +113,7 @@ def test_a_model_that_runs_in_padded_batches_is_refused(tmp_path):
         vocab_size=97, hidden_size=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2
     )
     request = request_for(make_model(tmp_path / "model", config))
-    with pytest.raises(UnsupportedModel, match="does not run in flat batches, and xla would"):
+    with pytest.raises(UnsupportedModel, match="does not run in flat batches, and xla:tpu would"):
         ShapedBackend(XlaDevice(Counting())).load(request, no_progress)
 
 
@@ -126,7 +126,7 @@ def test_a_model_that_cannot_be_compiled_is_told_what_to_do(load):
             return run
 
     backend, _, _ = load(Refuses())
-    with pytest.raises(UnsupportedModel, match="--max-batch-size.*runs with --backend torch"):
+    with pytest.raises(UnsupportedModel, match=r"--max-batch-size.*runs with --backend torch"):
         backend.warm_up(no_progress)
     assert XlaDevice(Counting()).is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: hbm"))
 

@@ -27,13 +27,13 @@ _TPU_SIZES = SizeDefaults(rows=32, step_tokens=1024, cache_bytes=None, of_memory
 class XlaDevice:
     """Satisfies `Device` of the torch backend, and `Compiler` of its shapes."""
 
-    name = "xla"
     takes_images = False
     cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
     advice = "a model whose code reads numbers back runs with --backend torch."
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.name = f"xla:{runtime.kind.lower()}"
         self._is_tpu = runtime.kind == "TPU"
         self.torch_device = runtime.torch_device
         self.size_defaults = _TPU_SIZES if self._is_tpu else SizeDefaults()

@@ -31,7 +31,7 @@ def probe_xla() -> Probe:
         notes.append("no TPU was found: --backend torch is faster on a CPU")
     if num > 1:
         notes.append(f"of {num} devices the first is used")
-    return Probe(available=True, devices=("xla",), notes=tuple(notes))
+    return Probe(available=True, devices=(f"xla:{kind.lower()}",), notes=tuple(notes))
 
 
 def _missing(reason: str) -> Probe:

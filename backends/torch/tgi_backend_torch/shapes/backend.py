@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from tgi_backend_torch.device import Device
 from tgi_backend_torch.runner import TorchBackend
@@ -30,7 +31,7 @@ class ShapedBackend:
     """
 
     def __init__(self, device: Device) -> None:
-        self._torch = TorchBackend(device)
+        self._torch = _FlatBackend(device)
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """As `TorchBackend.load`.
@@ -42,13 +43,6 @@ class ShapedBackend:
             UnsupportedModel: the torch backend would pad every batch to a shape of its own.
         """
         capabilities = self._torch.load(request, progress)
-        if not self._torch.runs_flat:
-            self._torch.close()
-            raise UnsupportedModel(
-                f"{request.model.reference} does not run in flat batches, and "
-                f"{capabilities.device} would compile each padded one: serve it with --backend "
-                "torch."
-            )
         return replace(
             capabilities,
             fork=Fork.BLOCK,
@@ -98,6 +92,18 @@ class ShapedBackend:
     def close(self) -> None:
         """Drops model and cache."""
         self._torch.close()
+
+
+class _FlatBackend(TorchBackend):
+    """Refuses to pad batches to shapes of their own."""
+
+    def _take_padded(
+        self, model: PreTrainedModel, request: LoadRequest, fault: str
+    ) -> Capabilities:
+        raise UnsupportedModel(
+            f"{request.model.reference} does not run in flat batches, and {self._device.name} "
+            f"would compile each padded one: serve it with --backend torch. ({fault})"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Mixtures of experts whose shapes do not depend on which experts the tokens choose.
 
-Every expert computes every token, and counts as much as the router says: nothing for most. That reads
-each weight once, as a step of many rows does anyway, and computes more than is used.
+Every expert computes every token, and counts as much as the router says: nothing for most. That
+reads each weight once, as a step of many rows does anyway, and computes more than is used.
 """
 
 from __future__ import annotations
