@@ -198,7 +198,7 @@ def _run_tests(arguments: Sequence[str], *plugins: object) -> Recorder:
 
 
 def _runtime(distribution: str) -> Iterator[str]:
-    """Python, what the distribution always needs, and its vendor's, with the versions that are here."""
+    """Python, what the distribution needs, and its vendor's, with the versions that are here."""
     yield f"Python {platform.python_version()}"
     for requirement in requires(distribution) or ():
         name, _, condition = requirement.partition(";")
