@@ -143,7 +143,7 @@ def test_every_route_of_a_real_model(backend: str, serve: ServerFactory, smollm2
         check_the_routes(server, seeds=(1,))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_route_of_a_gguf_file(serve: ServerFactory, smollm2_gguf: Path) -> None:
     with serve(str(smollm2_gguf), "--max-total-tokens", "2048") as server:
         check_the_routes(server, seeds=(None,))

@@ -99,7 +99,7 @@ def test_a_server_that_fetches_still_reaches_nothing_within(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llava_next", "qwen2_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", pytest.param("llava_next", marks=pytest.mark.long)])
 def test_answers_are_those_of_transformers(
     family: str, serve: ServerFactory, tmp_path: Path
 ) -> None:
