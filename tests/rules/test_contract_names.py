@@ -15,7 +15,7 @@ PromptEmbedded pooled Adjustment Boost Command CommandTools Encoder
 TaggedArguments AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank
 cpu_flags read_peft SizeDefaults step_limits MemoryPlan Planner plan_sizes
 EncodesImages Image ReadImage StepImage TwoWay
-TakesAdapters TakesVocabulary
+QuantizeWish Quantizer TakesAdapters TakesVocabulary
 Draft DraftSetup DraftWish Drafter HoldsHeads Speculator
 """.split()
 

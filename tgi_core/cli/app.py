@@ -42,6 +42,7 @@ _COMMANDS = {
     "plan": _Entry("tgi_core.cli.plan", "say what memory a model will take, without loading it"),
     "download": _Entry("tgi_core.cli.download", "fetch a model from the hub ahead of time"),
     "convert": _Entry("tgi_core.cli.convert", "convert a model ahead of time"),
+    "quantize": _Entry("tgi_core.cli.quantize", "make a GPTQ checkpoint of a model"),
     "plugins": _Entry("tgi_core.cli.plugins", "list installed backends and plugins as JSON"),
     "backends": _Entry("tgi_core.cli.backends", "show what each backend finds on this machine"),
     "conformance": _Entry(

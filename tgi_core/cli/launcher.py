@@ -15,6 +15,7 @@ from typing import Any
 
 from tgi_core import __version__
 from tgi_core.cli.app import guarded
+from tgi_core.cli.quantize import add_wishes, quantize, wish_of
 from tgi_core.cli.serve import serve
 from tgi_core.config.launcher import exports, launcher_options, settings_of, without_effect
 from tgi_core.config.options import add_options, flags_of
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 LAUNCHER = "text-generation-launcher"
 SERVER = "text-generation-server"
-
-_NO_GPTQ = "no effect: weights are rounded in groups, and not by GPTQ"
 
 
 def launcher(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +92,7 @@ def launch(flags: Mapping[str, Any], variables: Mapping[str, str], *, show_machi
 def _server(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog=SERVER,
-        description="TGI's name for what tgi serve, tgi download and tgi convert do.",
+        description="TGI's name for what tgi serve, tgi download and tgi quantize do.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{SERVER} {__version__}")
@@ -102,7 +101,7 @@ def _server(arguments: Sequence[str] | None) -> int:
         commands.add_parser("serve", help="serve a model; over HTTP, as there are no shards")
     )
     _add_download(commands.add_parser("download-weights", help="fetch a model from the hub"))
-    _add_quantize(commands.add_parser("quantize", help="a model with weights of fewer bits"))
+    _add_quantize(commands.add_parser("quantize", help="make a GPTQ checkpoint of a model"))
     args = parser.parse_args(arguments)
     match args.command:
         case "serve":
@@ -177,23 +176,18 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_id", metavar="MODEL_ID")
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", type=Path)
     parser.add_argument("--revision")
-    parser.add_argument("--bits", type=int, choices=(4, 8), default=4)
     parser.add_argument("--upload-to-model-id", help="refused: nothing is uploaded")
     parser.add_argument("--logger-level", default="INFO")
-    for name in ("percdamp", "groupsize"):
-        parser.add_argument(f"--{name}", help=_NO_GPTQ)
-    for name in ("act-order", "sym"):
-        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=_NO_GPTQ)
+    add_wishes(parser)
+    parser.set_defaults(sym=False)
     _add_switches(parser)
 
 
 def _quantize(args: argparse.Namespace) -> int:
-    from tgi_core.cli.convert import convert
-
     _configure_logging(args)
     if args.upload_to_model_id is not None:
         raise UsageError("--upload-to-model-id: nothing is uploaded from here.")
-    convert(args.model_id, args.revision, args.output_dir, None, f"int{args.bits}")
+    quantize(args.model_id, args.revision, args.output_dir, None, wish_of(args))
     logger.info(
         "Successfully quantized %s: serve %s, without --quantize", args.model_id, args.output_dir
     )

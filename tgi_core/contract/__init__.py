@@ -68,6 +68,7 @@ from tgi_core.contract.image import EncodesImages, Image, ReadImage, StepImage
 from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
 from tgi_core.contract.peft import LinearShape, LoraAdapter, LowRank, read_peft
 from tgi_core.contract.plan import MemoryPlan, Planner
+from tgi_core.contract.quantize import Quantizer, QuantizeWish
 from tgi_core.contract.queueing import QueuePolicy
 from tgi_core.contract.request import Feature, Grammar, GrammarKind, Request, StopRule
 from tgi_core.contract.result import HostLogits, PendingLogits, PendingTokens, SampledTokens
@@ -164,6 +165,8 @@ __all__ = [
     "Progress",
     "PromptEmbedded",
     "PromptScored",
+    "QuantizeWish",
+    "Quantizer",
     "QueuePolicy",
     "ReadImage",
     "ReasoningParser",

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tgi_core.contract.engine import Engine
 from tgi_core.contract.plan import Planner
+from tgi_core.contract.quantize import Quantizer
 from tgi_core.contract.step import StepBackend
 
 
@@ -154,6 +155,8 @@ class BackendSpec:
     """Whether it heeds `LoadRequest.num_shards`; core refuses more than one for it otherwise."""
     plan: Planner | None = None
     """What `tgi plan` runs; may import the device library."""
+    quantize: Quantizer | None = None
+    """What `tgi quantize` runs; may import the device library."""
 
 
 class PluginModule(Protocol):

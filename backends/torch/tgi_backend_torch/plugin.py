@@ -13,6 +13,7 @@ from tgi_core.contract import (
     ModelFormat,
     Probe,
     Progress,
+    QuantizeWish,
     StepBackend,
     Verdict,
 )
@@ -64,6 +65,13 @@ def convert(model: ModelFiles, target: Path, quantize: str | None, progress: Pro
     convert_pickled(model.path, target, quantize, progress)
 
 
+def quantize(model: ModelFiles, target: Path, wish: QuantizeWish, progress: Progress) -> None:
+    """A GPTQ checkpoint; see `Quantizer`."""
+    from tgi_backend_torch.quant.make_gptq import quantize as make
+
+    make(model, target, wish, progress)
+
+
 def create() -> StepBackend:
     """A backend with no model in it yet."""
     from tgi_backend_torch.ranks import RankedBackend
@@ -85,4 +93,5 @@ def tgi_backend() -> BackendSpec:
         shards=True,
         plan=plan,
         convert=convert,
+        quantize=quantize,
     )

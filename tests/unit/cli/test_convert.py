@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tgi_core.cli.app import main
-from tgi_core.cli.launcher import server
 from tgi_core.contract import BackendSpec, ModelFiles, Probe, Progress, Verdict
 from tgi_core.plugin.manager import Backends, Plugins
 
@@ -46,16 +45,6 @@ def test_the_backend_that_converts_gets_the_model(model, monkeypatch, capsys):
     assert main(["convert", str(model), str(model / "out"), "--quantize", "int8"]) == 0
     assert done == [("converts", model, model / "out", "int8")]
     assert f"tgi serve {model / 'out'}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("flags", "made"), [([], "int4"), (["--bits", "8"], "int8")])
-def test_quantize_as_tgi_calls_it_is_the_same(flags, made, model, monkeypatch, log):
-    done: list[tuple[object, ...]] = []
-    install(monkeypatch, spec("converts", done))
-    gptq = ["--groupsize", "128", "--act-order", "--percdamp", "0.01"]
-    assert server(["quantize", str(model), "out", *flags, *gptq]) == 0
-    assert done == [("converts", model, Path("out"), made)]
-    assert "serve out, without --quantize" in log()
 
 
 def test_a_backend_that_converts_nothing_says_so(model, monkeypatch, capsys):

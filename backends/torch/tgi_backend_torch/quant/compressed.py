@@ -103,15 +103,7 @@ def _packed(stored: Stored, scheme: _Scheme, dtype: torch.dtype) -> ReadLayer:
     order = order_of(stored, "weight_g_idx", size, "weight_g_idx" in stored.tensors)
     if order is not None:
         numbers = numbers[:, order]
-    zeros = None
-    if not scheme.symmetric:
-        zeros = stored.take("weight_zero_point")
-        if zeros.dtype == torch.int32:
-            zeros = unpack(zeros.t(), bits).t()[:outputs]
-        else:
-            zeros = zeros.int() + (1 << (bits - 1))
-        zeros = even(zeros, size, inputs)
-    weight = grouped(numbers, even(scales, size, inputs), zeros, bits, dtype)
+    weight = grouped(numbers, even(scales, size, inputs), _zeros(stored, scheme, size), bits, dtype)
     return ReadLayer(weight=weight, order=order)
 
 
@@ -123,11 +115,24 @@ def _plain(
     size, scales = _scales(stored, scheme)
     if scheme.symmetric and scales.shape[1] == 1:
         return Int8Weight(numbers=numbers.contiguous(), scales=scales.to(dtype))
-    zeros = None
-    if not scheme.symmetric:
-        zeros = even(stored.take("weight_zero_point").int() + 128, size, stored.shape[1])
     unsigned = (numbers.int() + 128).to(torch.uint8)
-    return grouped(unsigned, even(scales, size, stored.shape[1]), zeros, 8, dtype)
+    scales = even(scales, size, stored.shape[1])
+    return grouped(unsigned, scales, _zeros(stored, scheme, size), 8, dtype)
+
+
+def _zeros(stored: Stored, scheme: _Scheme, size: int) -> Tensor | None:
+    """Zero points of numbers without sign, (outputs, groups); None if all are the middle."""
+    if scheme.symmetric:
+        return None
+    outputs, inputs = stored.shape
+    zeros = stored.take("weight_zero_point")
+    if zeros.dtype == torch.int32:
+        zeros = unpack(zeros.t(), scheme.bits).t()[:outputs]
+    else:
+        zeros = zeros.int() + (1 << (scheme.bits - 1))
+    if zeros.numel() == 1:
+        zeros = zeros.reshape(1, 1).expand(outputs, 1)
+    return even(zeros, size, inputs)
 
 
 def _scales(stored: Stored, scheme: _Scheme) -> tuple[int, Tensor]:
