@@ -20,8 +20,10 @@ ask = $(CLIENTS)/$(1)/bin/python -m pytest -W default --server-python $(abspath 
 NEURON := .venv-neuron
 # torch_xla holds torch at 2.9.
 XLA := .venv-xla
+# Sources of Intel's, to be read.
+GAUDI := .venv-gaudi
 
-.PHONY: serve test test-all clients-light clients neuron xla quick check fix bench gpu docs reports xla-report dist image clean
+.PHONY: serve test test-all clients-light clients neuron xla gaudi quick check fix bench gpu docs reports xla-report dist image clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
@@ -33,7 +35,7 @@ test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
 
 test-all: $(VENV)/.test $(SMOLLM2)/config.json  ## Half an hour more: what `test` takes samples of, and all clients
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "long or not long" $(PYTEST_FLAGS)
-	$(MAKE) clients neuron xla
+	$(MAKE) clients neuron xla gaudi
 
 clients-light: $(VENV)/.test $(CLIENTS)/sdks/.done $(CLIENTS)/frameworks/.done  ## SDKs and frameworks, against a server
 	$(call ask,sdks,openai huggingface_hub anthropic)
@@ -44,6 +46,9 @@ clients: clients-light $(CLIENTS)/tools/.done $(CLIENTS)/prometheus  ## All clie
 
 neuron: $(NEURON)/.done  ## optimum-neuron's own code, on a double of Neuron's runtime: 900 MB, a minute
 	OMP_NUM_THREADS=1 $(NEURON)/bin/python -m pytest -W default backends/neuron/tests/test_conformance.py backends/neuron/tests/test_vendor.py
+
+gaudi: $(VENV)/.test $(GAUDI)/.done  ## The simulated Gaudi against Intel's own sources: seconds
+	$(VENV)/bin/python -m pytest backends/gaudi/tests/test_vendor.py
 
 xla: $(XLA)/.done $(SMOLLM2)/config.json  ## The xla backend on a CPU, compiled by XLA itself: 2 GB, minutes
 	OMP_NUM_THREADS=1 PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -W default -m "" backends/xla/tests tests/e2e/test_xla.py
@@ -90,7 +95,7 @@ image: dist  ## Builds docker/BACKEND.Dockerfile: make image BACKEND=cpu
 	docker build -f docker/$(BACKEND).Dockerfile -t tgi-core:$(BACKEND) .
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(XLA) $(MODELS) dist
+	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(XLA) $(GAUDI) $(MODELS) dist
 
 $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -110,6 +115,10 @@ $(CLIENTS)/%/.done: tests/clients/%.txt
 $(NEURON)/.done: tests/simulators/neuron.txt
 	$(PYTHON) -m venv $(NEURON)
 	$(NEURON)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile $(PIP_FLAGS) -r $< -e . -e backends/neuron
+	touch $@
+
+$(GAUDI)/.done: tests/simulators/gaudi.txt
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile --upgrade $(PIP_FLAGS) --target $(GAUDI) -r $<
 	touch $@
 
 $(XLA)/.done: backends/xla/tests/environment.txt

@@ -2,7 +2,8 @@
 
 They are gigabytes, and a test that runs on CPUs calls none of them. One small library stands for
 all: it has every function that torch's own libraries miss, under the names of all that they ask
-for, and each answers that there is no device. Needs gcc and binutils; leaves a torch for CPUs alone.
+for, and each answers that there is no device. Needs gcc and binutils. A torch for CPUs stays as it
+is.
 
     python tests/simulators/no_cuda.py .venv-xla/lib/python3.11/site-packages/torch/lib
 """

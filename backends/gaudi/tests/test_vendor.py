@@ -1,0 +1,96 @@
+"""The simulator has the calls that Intel's packages have and make. They are read, not imported."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+INTELS = ROOT / ".venv-gaudi"
+SIMULATOR = ROOT / "tests" / "simulators" / "gaudi"
+HABANA = "habana_frameworks/torch"
+
+DOCUMENTED = {
+    *("hpu_inference_set_env", "is_lazy"),
+    *("mem_get_info", "memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"),
+}
+"""Calls of Habana's PyTorch that its documentation has, and that Intel's code does not make."""
+
+pytestmark = pytest.mark.skipif(
+    not INTELS.is_dir(), reason="optimum-habana's sources are not here: `make gaudi`"
+)
+
+
+def functions(file: Path) -> dict[str, ast.FunctionDef]:
+    """Those of a module and of its classes, by name."""
+    tree = ast.parse(file.read_text())
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def parameters(function: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in function.args.args]
+
+
+@cache
+def calls_of_habana() -> dict[str, set[str]]:
+    """The functions of Habana's PyTorch that Intel's code calls, with all keywords it gives them."""
+    found: dict[str, set[str]] = {}
+    for file in INTELS.rglob("*.py"):
+        text = file.read_text()
+        if "habana_frameworks" in text:
+            for name, keywords in _calls(ast.parse(text)):
+                found.setdefault(name, set()).update(keywords)
+    return found
+
+
+def _calls(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
+    imported = {
+        name.asname or name.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("habana_frameworks")
+        for name in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            owner, _, name = ast.unparse(node.func).rpartition(".")
+            if owner.rpartition(".")[2] in ("hpu", "htcore", "hthpu") or name in imported:
+                yield name, {keyword.arg for keyword in node.keywords if keyword.arg}
+
+
+def test_intels_code_makes_the_calls_that_the_simulator_takes():
+    """With no keyword that the simulator would refuse."""
+    made = calls_of_habana()
+    simulated = {}
+    for file in (SIMULATOR / HABANA).rglob("*.py"):
+        simulated |= functions(file)
+    assert simulated.keys() - made.keys() == DOCUMENTED
+    for name in simulated.keys() & made.keys():
+        assert made[name] <= set(parameters(simulated[name])), name
+
+
+def test_what_we_call_of_habanas_pytorch_is_simulated():
+    """Else a test would fail, but for a branch that no test takes."""
+    tree = ast.parse((ROOT / "backends/gaudi/tgi_backend_gaudi/habana.py").read_text())
+    simulated = set()
+    for file in (SIMULATOR / HABANA).rglob("*.py"):
+        simulated |= functions(file).keys()
+    older = {"hpu_set_inference_env"}
+    assert {name for name, _ in _calls(tree)} <= simulated | older
+
+
+def test_intel_neural_compressor_has_what_the_simulator_has():
+    real, ours = (
+        {
+            name: function
+            for file in sorted((place / "neural_compressor/torch/quantization").rglob("*.py"))
+            if file.name in ("quantize.py", "config.py", "__init__.py")
+            for name, function in functions(file).items()
+        }
+        for place in (INTELS, SIMULATOR)
+    )
+    for name in ("from_json_file", "prepare", "convert", "finalize_calibration"):
+        wanted = parameters(ours[name])
+        assert parameters(real[name])[: len(wanted)] == wanted, name
+    assert {"measure", "quantize"} <= real.keys()
