@@ -30,7 +30,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,10 @@ class Running:
         return load
 
     def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
+        """Sent to all of its processes, for engines have sessions of their own."""
+        for pid in descendants(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 Loads = Iterator[tuple[Server, int, dict[str, Any]]]
@@ -147,8 +150,8 @@ def started(server: Server) -> Iterator[Running]:
         bench(port, 2, 4, 999, server.flags)  # warm
         yield running
     finally:
-        running.signal(signal.SIGTERM)
         running.signal(signal.SIGCONT)
+        process.terminate()
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
