@@ -135,7 +135,6 @@ def test_after_any_traffic_nothing_is_held(server: Server, rounds: int, count: i
     assert set(seen) <= {200, 400, 422, 429, None}
     assert min(seen[status] for status in (200, 400, 422, None)) > rounds * count // 10
     assert threads[-1] == threads[0]
-    print(memory)
     # the first rounds fill what is kept on purpose, and allocators keep some pages
     settled = memory[len(memory) // 2]
     for last, before in zip(memory[-1], settled, strict=True):

@@ -34,6 +34,8 @@ SCENARIOS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "generate-invalid": ("a", "/generate", {"inputs": "Hi", "parameters": {"top_k": 0}}),
     "root": ("a", "/", {"inputs": "Hi", "parameters": {}}),
+    "root-stream": ("aé", "/", {"inputs": "Hi", "stream": True, "parameters": {}}),
+    "root-stream-invalid": ("a", "/", {"inputs": "", "stream": True}),
     "generate-stream": ("aé", "/generate_stream", {"inputs": "Hi", "parameters": SAMPLED}),
     "generate-stream-details": (
         "ab",
@@ -58,6 +60,16 @@ SCENARIOS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "/v1/completions",
         {"prompt": "Hi", "stream": True, "stream_options": {"include_usage": True}},
     ),
+    "completion-stream-stop-across-tokens": (
+        "abcd",
+        "/v1/completions",
+        {"prompt": "Hi", "stream": True, "stop": ["bc"]},
+    ),
+    "completion-stream-several": (
+        "aé",
+        "/v1/completions",
+        {"prompt": ["H", "i"], "n": 2, "max_tokens": 2, "seed": 1, "stream": True},
+    ),
     "completion-invalid": ("a", "/v1/completions", {"prompt": "Hi", "top_k": -3}),
     "chat": ("aé", "/v1/chat/completions", {"messages": HI}),
     "chat-logprobs": (
@@ -80,6 +92,30 @@ SCENARIOS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "/v1/chat/completions",
         {"messages": HI, "stream": True, "max_tokens": 1},
     ),
+    "chat-tokenize": ("", "/chat_tokenize", {"messages": [{"role": "user", "content": "é"}]}),
+    "vertex": ("aé", "/vertex", {"instances": [{"inputs": "Hi"}, {"messages": HI}]}),
+    "vertex-invalid": ("a", "/vertex", {"instances": []}),
+    "invocations": ("aé", "/invocations", {"inputs": "Hi", "parameters": {"details": True}}),
+    "invocations-stream": ("aé", "/invocations", {"inputs": "Hi", "stream": True}),
+    "invocations-chat": ("aé", "/invocations", {"messages": HI}),
+    "invocations-invalid": ("a", "/invocations", {"input": "Hi"}),
+    "kserve-infer": (
+        "aé",
+        "/v2/models/m/versions/1/infer",
+        {
+            "id": "7",
+            "inputs": [{"name": "in", "shape": [1], "datatype": "BYTES", "data": [72, 105]}],
+            "outputs": [{"name": "out"}],
+        },
+    ),
+    "kserve-server": ("", "/v2", {}),
+    "kserve-model": ("", "/v2/models/m/versions/1", {}),
+    "kserve-ready": ("", "/v2/models/m/versions/1/ready", {}),
+    "kserve-live": ("", "/v2/health/live", {}),
+    "health": ("", "/health", {}),
+    "ping": ("", "/ping", {}),
+    "nowhere": ("", "/nowhere", {}),
+    "wrong-method": ("", "/generate", {}),
     "chat-invalid": ("a", "/v1/chat/completions", {"messages": HI, "n": 99}),
     "models": ("", "/v1/models", {}),
     "info": ("", "/info", {}),
@@ -99,12 +135,20 @@ COMPAT: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tgi-chat-invalid": SCENARIOS["chat-invalid"],
     "tgi-completion": SCENARIOS["completion"],
     "tgi-completion-stream": ("aé", "/v1/completions", {"prompt": "Hi", "stream": True}),
+    "tgi-completion-stream-stop-across-tokens": SCENARIOS["completion-stream-stop-across-tokens"],
+    "tgi-completion-invalid": SCENARIOS["completion-invalid"],
+    "tgi-models": SCENARIOS["models"],
     "tgi-completion-suffix": ("a", "/v1/completions", {"prompt": "Hi", "suffix": "x"}),
 }
 
 FAILURES = {
     "generate-failure": ("/generate", {"inputs": "Hi"}),
     "generate-stream-failure": ("/generate_stream", {"inputs": "Hi"}),
+    "root-failure": ("/", {"inputs": "Hi"}),
+    "root-stream-failure": ("/", {"inputs": "Hi", "stream": True}),
+    "completion-failure": ("/v1/completions", {"prompt": "Hi"}),
+    "vertex-failure": ("/vertex", {"instances": [{"inputs": "Hi"}]}),
+    "tgi-completion-stream-failure": ("/v1/completions", {"prompt": "Hi", "stream": True}),
     "completion-stream-failure": ("/v1/completions", {"prompt": "Hi", "stream": True}),
     "chat-failure": ("/v1/chat/completions", {"messages": HI}),
     "chat-stream-failure": ("/v1/chat/completions", {"messages": HI, "stream": True}),
@@ -147,7 +191,8 @@ def test_what_goes_well(server, name):
 def test_what_differs_for_tgis_clients(server, name):
     text, path, body = COMPAT[name]
     server.says(text)
-    check(name, server.with_options(compat=Compat.TGI).post(path, body))
+    server.with_options(compat=Compat.TGI)
+    check(name, server.post(path, body) if body else server.get(path))
     assert server.idle
 
 
@@ -166,6 +211,52 @@ def test_a_failure_after_the_second_token(server, name):
     server.engine.script = script
     check(name, server.post(path, body))
     assert server.idle
+
+
+BODIES = {
+    # name: route, body, content type
+    "generate-no-json": ("/generate", b"{", "application/json"),
+    "generate-wrong-type": ("/generate", b'{"inputs": 1}', "application/json"),
+    "generate-not-said-to-be-json": ("/generate", b"{}", "text/plain"),
+    "generate-too-long": ("/generate", b" " * 2_000_001, "application/json"),
+    "chat-no-json": ("/v1/chat/completions", b"{", "application/json"),
+    "chat-wrong-type": ("/v1/chat/completions", b'{"messages": 1}', "application/json"),
+    "tgi-chat-wrong-type": ("/v1/chat/completions", b'{"messages": 1}', "application/json"),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_that_is_none(server, name):
+    path, body, content_type = BODIES[name]
+    if name.startswith("tgi-"):
+        server.with_options(compat=Compat.TGI)
+    check(name, server.post(path, body, headers={"content-type": content_type}))
+
+
+KEYLESS = {
+    "generate-no-key": ("/generate", {"inputs": "Hi"}),
+    "chat-no-key": ("/v1/chat/completions", {"messages": HI}),
+}
+
+
+@pytest.mark.parametrize("name", KEYLESS)
+def test_a_client_without_a_key(server, name):
+    check(name, server.with_options(api_keys=("k",)).post(*KEYLESS[name]))
+
+
+LOADING = {
+    "generate-loading": ("/generate", {"inputs": "Hi"}),
+    "generate-stream-loading": ("/generate_stream", {"inputs": "Hi"}),
+    "chat-loading": ("/v1/chat/completions", {"messages": HI}),
+    "health-loading": ("/health", {}),
+}
+
+
+@pytest.mark.parametrize("name", LOADING)
+def test_a_server_that_still_loads(server, name):
+    server.service.model = None
+    path, body = LOADING[name]
+    check(name, server.post(path, body) if body else server.get(path))
 
 
 def test_a_server_that_is_full(server):
@@ -197,8 +288,10 @@ def test_a_number_that_json_cannot_hold_is_null(server, stream, number):
 
 
 def test_every_golden_file_is_used():
-    used = {*SCENARIOS, *COMPAT, *FAILURES, "generate-overload", "generate-stream-overload"}
-    assert {path.stem for path in WIRE.glob("*.txt")} == used | {"chat-stream-overload"}
+    named = (SCENARIOS, COMPAT, FAILURES, BODIES, KEYLESS, LOADING)
+    overloads = {"generate-overload", "generate-stream-overload", "chat-stream-overload"}
+    found = {path.stem for path in WIRE.glob("*.txt")}
+    assert found == overloads.union(*named)
 
 
 def test_events_are_json_that_any_parser_reads():
