@@ -103,6 +103,47 @@ def full_text(body: dict[str, Any], text: str) -> str:
     return text if "return_full_text" in body["parameters"] else body["inputs"] + text
 
 
+def test_clouds(server: Server) -> None:
+    """SageMaker's route is the one that the body fits; the others' are whole texts alone."""
+    chance = random.Random(4)
+    for _ in range(8):
+        body = {"inputs": chance.choice(TEXTS), "parameters": tgi_parameters(chance)}
+        whole = ask(server, "/", body)
+        assert ask(server, "/invocations", body) == whole
+        streamed = {**body, "stream": True}
+        assert ask_streamed(server, "/invocations", streamed) == ask_streamed(server, "/", streamed)
+        seeded = {"do_sample": False, **body["parameters"], "return_full_text": False}
+        text = ask(server, "/generate", {**body, "parameters": seeded})["generated_text"]
+        instances = [{"inputs": body["inputs"], "parameters": seeded}]
+        assert ask(server, "/vertex", {"instances": instances}) == {"predictions": [text]}
+        data = [*body["inputs"].encode()]
+        tensor = {"name": "in", "shape": [1], "datatype": "BYTES", "data": data}
+        infer = {"id": "1", "inputs": [tensor], "outputs": [{"name": "out"}], "parameters": seeded}
+        [output] = ask(server, "/v2/models/m/infer", infer)["outputs"]
+        assert bytes(output["data"]).decode() == text
+    for _ in range(5):
+        messages = [{"role": "user", "content": chance.choice(TEXTS)}]
+        body = {**openai_parameters(chance), "messages": messages}
+        routes = ("/v1/chat/completions", "/invocations", "/openai/v1/chat/completions")
+        first, *others = [ask(server, route, body)["choices"] for route in routes]
+        assert others == [first, first]
+        body["stream"] = True
+        first, *others = [
+            [chunk["choices"] for chunk in ask_streamed(server, route, body)] for route in routes
+        ]
+        joined = [texts(chunks) for chunks in (first, *others)]
+        assert joined == joined[:1] * 3
+
+
+def texts(chunks: list[list[dict[str, Any]]]) -> dict[int, str]:
+    """Of each choice; how tokens come together in chunks is a matter of time."""
+    found: dict[int, str] = {}
+    for choice in (choice for choices in chunks for choice in choices):
+        index = choice["index"]
+        found[index] = found.get(index, "") + (choice["delta"].get("content") or "")
+    return found
+
+
 def test_completions(server: Server) -> None:
     chance = random.Random(2)
     for _ in range(60):

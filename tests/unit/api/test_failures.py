@@ -19,7 +19,21 @@ ROUTES = [
     ("/v1/chat/completions", CHAT | {"stream": True}),
     ("/v1/completions", {"prompt": ["a", "b"]}),
     ("/v1/completions", {"prompt": ["a", "b"], "stream": True}),
-]
+    ("/", {"inputs": "Hi", "stream": True}),
+    ("/invocations", {"inputs": "Hi"}),
+    ("/invocations", CHAT | {"stream": True}),
+    ("/vertex", {"instances": [{"inputs": "Hi"}]}),
+    ("/v2/models/m/infer", {
+        "id": "1",
+        "inputs": [{"name": "in", "shape": [1], "datatype": "BYTES", "data": [72]}],
+        "outputs": [{"name": "out"}],
+    }),
+]  # fmt: skip
+
+
+def begins_at_once(path, body):
+    """Streams of TGI have status 200, whatever they go on to tell."""
+    return path == "/generate_stream" or (path == "/" and "stream" in body)
 
 
 def fails(request, *, after=0, invalid=False):
@@ -105,7 +119,7 @@ def test_a_lost_engine_gives_permits_back(server, path, body):
     server.engine.script = lost
     reply = server.post(path, body)
     assert b"The engine is gone." in reply.body
-    if path != "/generate_stream":
+    if not begins_at_once(path, body):
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert server.idle
 
@@ -174,7 +188,7 @@ def test_too_many_requests_are_turned_away_and_may_come_again(server, path, body
     with server.service.admission.permits(8):
         reply = server.post(path, body)
     assert b"Model is overloaded" in reply.body
-    if path == "/generate_stream":
+    if begins_at_once(path, body):
         assert (reply.status, reply.events[0]["error_type"]) == (200, "overloaded")
     else:
         assert (reply.status, reply.headers["retry-after"]) == (429, "1")
