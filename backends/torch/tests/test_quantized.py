@@ -17,6 +17,7 @@ from tgi_backend_torch.ranks import RankedBackend
 
 from tests import quantized
 from tests.families import GQA, Driver, request_for
+from tests.lora import Adapted, write_lora
 from tests.quantized import WIDE, write
 from tgi_core.contract import DType
 from tgi_core.errors import BadModel, UnsupportedModel, UsageError
@@ -230,6 +231,12 @@ def test_what_is_quantized_is_not_quantized_once_more(tmp_path, load):
         load(written.folder, quantize="eetq")
 
 
+def test_a_model_that_multiplies_with_weights_by_itself_is_refused(family_folder, load):
+    """A layer's weight without numbers would have made zeros of its logits."""
+    with pytest.raises(UnsupportedModel, match="leave --quantize out"):
+        load(family_folder("mamba"), quantize="eetq")
+
+
 def test_experts_that_would_stay_whole_are_refused_by_name(family_folder, load):
     with pytest.raises(UnsupportedModel, match="experts"):
         load(family_folder("mixtral"), quantize="eetq")
@@ -286,3 +293,11 @@ def test_older_tools_say_it_in_a_file_of_its_own(tmp_path, load):
     (written.folder / "config.json").write_text(json.dumps(config))
     (written.folder / "quantize_config.json").write_text(json.dumps(told))
     Driver(load(written.folder), written.same).check({0: [5, 6, 7]})
+
+
+def test_adapters_add_to_layers_of_few_bits(tmp_path, load):
+    written = write(tmp_path, *FORMATS["gptq, in order of activations"])
+    adapter = write_lora(tmp_path / "adapter", written.same, ["q_proj", "down_proj"])
+    driver = Adapted(load(written.folder), written.same, {1: adapter})
+    driver.check({0: list(range(10, 30)), 1: [5, 6, 7]}, {0: 1})
+    driver.check({0: [8], 1: [9]})

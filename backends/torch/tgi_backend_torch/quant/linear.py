@@ -8,11 +8,14 @@ and a slab is still in the CPU's cache when it is multiplied.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tgi_core.errors import UnsupportedModel
 
 SLAB_NUMBERS = 1 << 21
 """Of a weight that are unpacked at once: 4 MiB in bfloat16."""
@@ -72,6 +75,22 @@ class Room:
         return held
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What models ask of a layer's weight, if they do not multiply with it themselves."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @classmethod
+    def __torch_function__(cls, *call: Any, **more: Any) -> NoReturn:
+        """Called by torch when it is to compute with it."""
+        raise UnsupportedModel(
+            "this model multiplies with the weights of some layers by itself, so that these must "
+            "not be quantized: leave --quantize out, or serve the unquantized model"
+        )
+
+
 class FewBitsLinear(nn.Module):
     """Computes x @ weight.T + bias in the dtype of x, without gradients."""
 
@@ -80,8 +99,8 @@ class FewBitsLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_parameter("bias", linear.bias)
-        # models ask a layer for its weight's dtype and shape; the numbers are elsewhere
-        self.weight = torch.empty_like(linear.weight, device="meta", requires_grad=False)
+        # no tensor: one without numbers takes part in some products, and makes zeros of them
+        self.weight = Outline(linear.weight.shape, linear.weight.dtype)
         self.held: FewBits | None = None
         self.order: Tensor | None = None
         """int64 (inputs,): which input each column of the weight takes; None: its own."""
