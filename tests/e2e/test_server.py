@@ -232,9 +232,7 @@ def test_a_cache_that_cannot_hold_one_sequence(fake_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_damaged_weights_an_unknown_architecture_and_a_small_cache(
-    tmp_path: Path, smollm2: Path
-) -> None:
+def test_damaged_weights_and_an_unknown_architecture(tmp_path: Path, smollm2: Path) -> None:
     def copy(name: str) -> Path:
         folder = tmp_path / name
         folder.mkdir()
@@ -256,19 +254,13 @@ def test_damaged_weights_an_unknown_architecture_and_a_small_cache(
     status, words = refused(str(unknown), "--backend", "torch")
     assert status == 65 and "abacus" in words
 
-    status, words = refused(
-        *(str(smollm2), "--backend", "torch"), "--cache-tokens", "64", "--max-total-tokens", "512"
-    )
-    assert status == 78 and "64" in words
-
 
 @pytest.mark.slow
 def test_a_damaged_gguf(tmp_path: Path, smollm2_gguf: Path) -> None:
     whole = smollm2_gguf.read_bytes()
+    # other damage is known by its name: see test_gguf.py of the backend
     for name, content in {
         "cut.gguf": whole[: len(whole) // 2],
-        "empty.gguf": b"",
-        "text.gguf": b"not a model at all",
         "counts.gguf": whole[:8] + b"\xff" * 16 + whole[24:4096],
     }.items():
         (tmp_path / name).write_bytes(content)
