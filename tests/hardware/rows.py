@@ -39,6 +39,7 @@ CACHE = "KV cache in fp8"
 HEADS = "Medusa heads"
 GRAPHS = "Steps replay captured or compiled graphs"
 MIXED = "500 mixed requests, nothing compiled after warm-up"
+EXPERTS = "Mixtures of experts in compiled shapes"
 AHEAD = "Models converted or compiled ahead of time"
 VENDOR = "The vendor's own model code"
 IMAGES = "Images"
@@ -188,6 +189,19 @@ ROWS = (
         "neuron",
         Seen.SIMULATOR,
         "backends/neuron/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
+    ),
+    Row(
+        EXPERTS,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_engine.py::test_experts_run_in_graphs_whichever_are_chosen",
+    ),
+    Row(
+        EXPERTS,
+        "xla",
+        Seen.DEVICE,
+        "backends/xla/tests/test_engine.py"
         "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
     ),
     Row(

@@ -9,8 +9,9 @@ import torch
 import transformers
 
 from tests.families import FAMILIES, make_model, request_for
-from tgi_core.contract import DType, Step
-from tgi_core.errors import BadModel, Unsupported, UnsupportedModel, UsageError
+from tests.lora import two_adapters
+from tgi_core.contract import AdapterRows, DType, Step
+from tgi_core.errors import BadAdapter, BadModel, Unsupported, UnsupportedModel, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +35,12 @@ def load(gaudi):
         return backend
 
     yield load_backend
+    gaudi.chip, gaudi.sealed = "GAUDI2", False
     for backend in backends:
         backend.close()
-    gaudi.chip = "GAUDI2"
 
 
-def prompt(backend, *tokens: int):
+def prompt(backend, *tokens: int, adapter: int = 0):
     import numpy as np
 
     assert backend.reserve(0, len(tokens))
@@ -49,6 +50,7 @@ def prompt(backend, *tokens: int):
         n=np.array([len(tokens)], np.int32),
         tokens=np.array(tokens, np.int32),
         out=np.array([len(tokens) - 1], np.int32),
+        adapter=np.array([adapter], np.int32),
     )
     return backend.step(step).numpy()[0]
 
@@ -56,8 +58,9 @@ def prompt(backend, *tokens: int):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"colour": "red"}, "graphs=on|off and quant_config=FILE, and was given colour=red"),
+        ({"colour": "red"}, "quant_config=FILE and adapter_rank=N, and was given colour=red"),
         ({"graphs": "maybe"}, "graphs=maybe"),
+        ({"adapter_rank": "many"}, "adapter_rank is many; it must be a rank"),
         ({"quant_config": "nowhere.json"}, "no such file"),
     ],
 )
@@ -116,6 +119,30 @@ def test_steps_that_no_graph_holds_are_refused(folder, load):
     backend = load(folder)
     with pytest.raises(Unsupported):
         prompt(backend, *range(3, 36))
+
+
+def test_adapters_come_and_go_and_nothing_is_compiled_for_them(folder, load, gaudi, tmp_path):
+    backend = load(folder, options={"adapter_rank": "8"})
+    backend.warm_up(lambda *_: None)
+    one, other = (backend.read_adapter(path) for path in two_adapters(tmp_path, folder))
+    gaudi.mark_step()  # the simulator takes what was computed on the host for the device's
+    gaudi.sealed = True
+    plain = prompt(backend, 5, 6, 7)
+    seen = []
+    for adapter in (one, other):
+        backend.set_adapter(1, adapter)
+        seen.append(prompt(backend, 5, 6, 7, adapter=1))
+        assert (prompt(backend, 5, 6, 7) == plain).all()
+    backend.set_adapter(1, None)
+    assert (prompt(backend, 5, 6, 7, adapter=1) == plain).all()
+    assert abs(seen[0] - seen[1]).max() > 1e-3 and abs(seen[0] - plain).max() > 1e-3
+
+
+def test_adapters_wait_for_their_largest_rank_to_be_said(folder, load, tmp_path):
+    assert load(folder).capabilities.adapters is AdapterRows.NONE
+    backend = load(folder, options={"adapter_rank": "1"})
+    with pytest.raises(BadAdapter, match="rank"):
+        backend.read_adapter(two_adapters(tmp_path, folder)[0])
 
 
 def test_a_model_that_runs_in_padded_batches_is_refused(tmp_path, load):

@@ -35,7 +35,7 @@ def parameters(function: ast.FunctionDef) -> list[str]:
 
 @cache
 def calls_of_habana() -> dict[str, set[str]]:
-    """The functions of Habana's PyTorch that Intel's code calls, with all keywords it gives them."""
+    """The functions of Habana's PyTorch that Intel's code calls, and the keywords it gives them."""
     found: dict[str, set[str]] = {}
     for file in INTELS.rglob("*.py"):
         text = file.read_text()

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.shapes.adapters import OPTION, adapter_rank
 from tgi_backend_torch.shapes.buckets import Buckets
 from tgi_backend_torch.shapes.computing import ShapedComputing
 from tgi_backend_torch.shapes.experts import compute_all_experts
@@ -41,17 +42,19 @@ class HpuDevice:
         self._fp8: habana.Fp8 | None = None
 
     def configure(self, options: Mapping[str, str]) -> None:
-        """`graphs`, on or off, and `quant_config`, a file of Intel Neural Compressor.
+        """`graphs`, `quant_config`, a file of Intel Neural Compressor, and the rank of adapters.
 
         Raises:
             UsageError: another option, another value, no such file, or graphs without lazy mode.
         """
-        wrong = sorted(options.keys() - {"graphs", "quant_config"})
+        wrong = sorted(options.keys() - {"graphs", "quant_config", OPTION})
         if wrong or options.get("graphs", "on").lower() not in _GRAPHS:
             raise UsageError(
-                "the gaudi backend has the options graphs=on|off and quant_config=FILE, and was "
+                "the gaudi backend has the options graphs=on|off, quant_config=FILE and "
+                f"{OPTION}=N, and was "
                 f"given {', '.join(f'{key}={options[key]}' for key in (*wrong, *options))}."
             )
+        adapter_rank(options)
         self._compiler = _GRAPHS[options.get("graphs", "on").lower()]()
         if self._compiler.recorded and not habana.records_graphs():
             raise UsageError(

@@ -15,4 +15,4 @@ class TestXla(TransformersConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def wishes(cls) -> dict[str, Any]:
-        return {"cache_tokens": 768}
+        return {"cache_tokens": 768, "options": {"adapter_rank": "8"}}

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
+from tests.lora import two_adapters
 from tests.xla import needs_torch_xla, num_compiled
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.contract import Step
 from tgi_core.engine.step_engine import StepEngine
 
 
@@ -17,6 +20,37 @@ def engine_over(backend, folder: Path) -> StepEngine:
     sizes = {"max_rows": 6, "max_sequence_tokens": 96, "max_step_tokens": 64}
     engine.start(request_for(folder, **sizes, cache_tokens=1280, num_threads=1), no_progress)
     return engine
+
+
+@needs_torch_xla
+def test_adapters_come_and_go_and_nothing_is_compiled_for_them(tmp_path):
+    from tgi_backend_xla.plugin import create
+
+    folder = make_model(tmp_path / "model", FAMILIES["llama"]())
+    backend = create()
+    sizes = {"max_rows": 1, "max_sequence_tokens": 64, "max_step_tokens": 32}
+    backend.load(request_for(folder, **sizes, options={"adapter_rank": "8"}), no_progress)
+    backend.warm_up(no_progress)
+    adapters = two_adapters(tmp_path, folder)
+    compiled = num_compiled()
+    seen = [logits_of(backend)]
+    for path in adapters:
+        backend.set_adapter(1, backend.read_adapter(path))
+        seen += [logits_of(backend, adapter=1), logits_of(backend)]
+    assert num_compiled() == compiled
+    plain, one, same, other, _ = seen
+    assert (plain == same).all()
+    assert abs(one - plain).max() > 1e-3 and abs(one - other).max() > 1e-3
+
+
+def logits_of(backend, adapter=0):
+    """Of the last of three tokens, whose row has an adapter."""
+    assert backend.reserve(0, 3)
+    past, n, tokens, out = (np.array(x, np.int32) for x in ([0], [3], [5, 6, 7], [2]))
+    step = Step(
+        seq=past, past=past, n=n, tokens=tokens, out=out, adapter=np.array([adapter], np.int32)
+    )
+    return backend.step(step).numpy()[0]
 
 
 @needs_torch_xla

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.shapes.adapters import OPTION, adapter_rank
 from tgi_backend_torch.shapes.buckets import Buckets
 from tgi_backend_torch.shapes.computing import ShapedComputing
 from tgi_backend_torch.shapes.experts import compute_all_experts
@@ -39,16 +40,18 @@ class XlaDevice:
         self.size_defaults = _TPU_SIZES if self._is_tpu else SizeDefaults()
 
     def configure(self, options: Mapping[str, str]) -> None:
-        """`compiled`, a folder that keeps what was compiled.
+        """`compiled`, a folder that keeps what was compiled, and adapters' rank.
 
         Raises:
             UsageError: another option, or no folder.
         """
-        wrong = sorted(options.keys() - {"compiled"})
+        wrong = sorted(options.keys() - {"compiled", OPTION})
         if wrong:
             raise UsageError(
-                f"the xla backend has the option compiled=FOLDER, and was given {', '.join(wrong)}."
+                f"the xla backend has the options compiled=FOLDER and {OPTION}=N, and was given "
+                f"{', '.join(wrong)}."
             )
+        adapter_rank(options)
         if "compiled" not in options:
             return
         folder = Path(options["compiled"]).expanduser()

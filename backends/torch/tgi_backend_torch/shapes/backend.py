@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from tgi_backend_torch.device import Device
-from tgi_backend_torch.runner import TorchBackend
+from tgi_backend_torch.shapes.flat import FlatBackend
 from tgi_core.contract import (
     AdapterRows,
     BackendStats,
@@ -21,17 +22,20 @@ from tgi_core.contract import (
     Progress,
     Step,
 )
-from tgi_core.errors import Unsupported, UnsupportedModel
+from tgi_core.errors import Unsupported
 
 
 class ShapedBackend:
-    """Satisfies `StepBackend`, and none of what else the torch backend does.
+    """Satisfies `StepBackend`, and `HoldsAdapters` once a model is loaded that may have some.
 
     Device packages pass a device whose `computing` is a `ShapedComputing`.
     """
 
+    read_adapter: Callable[[Path], object]
+    set_adapter: Callable[[int, object | None], None]
+
     def __init__(self, device: Device) -> None:
-        self._torch = _FlatBackend(device)
+        self._torch = FlatBackend(device)
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """As `TorchBackend.load`.
@@ -43,13 +47,14 @@ class ShapedBackend:
             UnsupportedModel: the torch backend would pad every batch to a shape of its own.
         """
         capabilities = self._torch.load(request, progress)
+        if capabilities.adapters is AdapterRows.ROW:
+            self.read_adapter, self.set_adapter = self._torch.read_adapter, self._torch.set_adapter
         return replace(
             capabilities,
             fork=Fork.BLOCK,
             mixed=False,
             draft_lengths=(),
             logits=LogitsRows.LAST,
-            adapters=AdapterRows.NONE,
             embedding=None,
         )
 
@@ -94,18 +99,6 @@ class ShapedBackend:
         self._torch.close()
 
 
-class _FlatBackend(TorchBackend):
-    """Refuses to pad batches to shapes of their own."""
-
-    def _take_padded(
-        self, model: PreTrainedModel, request: LoadRequest, fault: str
-    ) -> Capabilities:
-        raise UnsupportedModel(
-            f"{request.model.reference} does not run in flat batches, and {self._device.name} "
-            f"would compile each padded one: serve it with --backend torch. ({fault})"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class _Padded:
     """Satisfies PendingLogits: wanted rows are taken out on the host, where nothing is compiled."""
@@ -127,4 +120,5 @@ def _row(step: Step, row: int, begins: NDArray[np.int32]) -> Step:
         n=n,
         tokens=step.tokens[begins[row] : begins[row + 1]],
         out=n - 1,
+        adapter=None if step.adapter is None else step.adapter[row : row + 1],
     )

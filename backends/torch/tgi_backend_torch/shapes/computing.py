@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.shapes.adapters import StackedAdapters
 from tgi_backend_torch.shapes.attention import BlockAttention, Rows
 from tgi_backend_torch.shapes.buckets import Buckets, Shape
 from tgi_backend_torch.shapes.inputs import Inputs, fill
@@ -47,6 +48,7 @@ class _Forward(nn.Module):
         super().__init__()
         self._model = model
         self._attention = attention
+        self.adapters: StackedAdapters | None = None
 
     def forward(
         self,
@@ -56,7 +58,10 @@ class _Forward(nn.Module):
         offsets: Tensor,
         tables: Tensor,
         wanted: Tensor,
+        places: Tensor,
     ) -> Tensor:
+        if self.adapters is not None:
+            self.adapters.use(places)
         self._attention.use(
             Rows(positions=positions, blocks=blocks, offsets=offsets, tables=tables)
         )
@@ -88,7 +93,21 @@ class ShapedComputing:
         self._buckets = buckets
         self._to_device = to_device
         self._compiler = compiler
-        self._forward = compiler.compiled(_Forward(model, self.attention))
+        self._traced = _Forward(model, self.attention)
+        self._forward = compiler.compiled(self._traced)
+
+    @property
+    def adapters(self) -> StackedAdapters | None:
+        """What rows may have; to be set before warm-up."""
+        return self._traced.adapters
+
+    @adapters.setter
+    def adapters(self, stacks: StackedAdapters) -> None:
+        self._traced.adapters = stacks
+
+    def wait(self) -> None:
+        """Starts what was called outside of steps, and waits for the device."""
+        self._compiler.wait()
 
     def warm_up(self, progress: Progress) -> None:
         """Runs every shape.
@@ -141,4 +160,5 @@ def _empty(shape: Shape, padding_block: int) -> Inputs:
         offsets=flat,
         tables=np.full((shape.rows, shape.blocks), padding_block, np.int64),
         wanted=np.arange(shape.rows, dtype=np.int64) * shape.tokens,
+        places=np.zeros(shape.rows, np.int64),
     )

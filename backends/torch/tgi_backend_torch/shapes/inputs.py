@@ -33,6 +33,8 @@ class Inputs:
     """(R, B)."""
     wanted: IntArray
     """(R,): the token of each row whose logits are computed."""
+    places: IntArray
+    """(R,): of each row's adapter; 0 is none."""
 
 
 def fill(
@@ -62,6 +64,9 @@ def fill(
     last = step.row_begins()[1:] - 1
     wanted = np.arange(shape.rows, dtype=np.int64) * shape.tokens
     wanted[:rows] = last
+    places = np.zeros(shape.rows, np.int64)
+    if step.adapter is not None:
+        places[:rows] = step.adapter
     return Inputs(
         tokens=tokens,
         positions=positions,
@@ -69,4 +74,5 @@ def fill(
         offsets=offsets,
         tables=seen,
         wanted=wanted,
+        places=places,
     )

@@ -1,0 +1,108 @@
+"""The torch backend in few shapes: what it does in others is refused, or done otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from tgi_backend_torch.device import Device
+from tgi_backend_torch.lora import PlacedAdapter, linear_shape, placed
+from tgi_backend_torch.runner import TorchBackend
+from tgi_backend_torch.shapes.adapters import StackedAdapters, adapter_rank, stack_bytes
+from tgi_backend_torch.shapes.computing import ShapedComputing
+from tgi_backend_torch.trial import Trial
+from tgi_core.contract import (
+    AdapterRows,
+    Capabilities,
+    LoadRequest,
+    Progress,
+    Sizes,
+    read_peft,
+)
+from tgi_core.errors import UnsupportedModel
+
+_MAX_ADAPTERS = 8
+"""If nobody says."""
+
+
+class FlatBackend(TorchBackend):
+    """Models that run in flat batches; adapters in stacks, if the options give them a rank."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
+        self._stacks: StackedAdapters | None = None
+
+    def take(
+        self, model: PreTrainedModel, trial: Trial, sizes: Sizes, request: LoadRequest
+    ) -> Capabilities:
+        """As `TorchBackend.take`."""
+        capabilities = super().take(model, trial, sizes, request)
+        rank = adapter_rank(request.options)
+        if rank is None:
+            return replace(capabilities, adapters=AdapterRows.NONE)
+        self._stacks = StackedAdapters(
+            trial.adaptable,
+            request.max_adapters or _MAX_ADAPTERS,
+            rank,
+            model.dtype,
+            self._device.torch_device,
+        )
+        self._computing.adapters = self._stacks
+        # else a device that collects operations makes the stacks where they are first used
+        self._computing.wait()
+        return capabilities
+
+    def warm_up(self, progress: Progress) -> None:
+        """As `TorchBackend.warm_up`; and an adapter is put somewhere."""
+        if self._stacks is not None:
+            self.set_adapter(1, None)
+        super().warm_up(progress)
+
+    def read_adapter(self, path: Path) -> PlacedAdapter:
+        """Reads a folder of PEFT to the host; see `HoldsAdapters.read_adapter`."""
+        loaded = self._here()
+        rank = adapter_rank(loaded.request.options)
+        assert rank is not None, "there are no adapters"
+        adapter = read_peft(
+            path,
+            loaded.adapters.shapes(),
+            max_rank=min(rank, loaded.request.max_adapter_rank or rank),
+            free_bytes=self._device.free_bytes(),
+            model=loaded.request.model.reference,
+        )
+        return placed(adapter, loaded.dtype, torch.device("cpu"))
+
+    def set_adapter(self, place: int, adapter: object | None) -> None:
+        """Writes it over what was there; see `HoldsAdapters.set_adapter`."""
+        assert self._stacks is not None, "there are no adapters"
+        # only `read_adapter` makes them
+        assert adapter is None or isinstance(adapter, PlacedAdapter)
+        self._stacks.put(place, adapter)
+        self._computing.wait()
+
+    @property
+    def _computing(self) -> ShapedComputing:
+        computing = self._here().computing
+        assert isinstance(computing, ShapedComputing), "the device makes no other"
+        return computing
+
+    def _peak_bytes(self, model: PreTrainedModel, request: LoadRequest) -> int:
+        peak = super()._peak_bytes(model, request)
+        rank = adapter_rank(request.options)
+        if rank is None:
+            return peak
+        shapes = {name: linear_shape(module) for name, module in model.named_modules()}
+        linear = {name: shape for name, shape in shapes.items() if shape is not None}
+        num = request.max_adapters or _MAX_ADAPTERS
+        return peak + stack_bytes(linear, num, rank, model.dtype.itemsize)
+
+    def _take_padded(
+        self, model: PreTrainedModel, request: LoadRequest, fault: str
+    ) -> Capabilities:
+        raise UnsupportedModel(
+            f"{request.model.reference} does not run in flat batches, and {self._device.name} "
+            f"would compile each padded one: serve it with --backend torch. ({fault})"
+        )
