@@ -177,10 +177,15 @@ def test_a_plan_knows_the_weights_to_the_byte(tmp_path, load, family_folder):
 def check_plan(folder, load, **wishes):
     request = request_for(folder, dtype=DType.BFLOAT16, **wishes)
     plan = plan_model(request, 1 << 30)
-    model = load(folder, dtype=DType.BFLOAT16, **wishes)._loaded.flat.model
+    backend = load(folder, dtype=DType.BFLOAT16, **wishes)
+    assert plan.cache_bytes == backend.stats().memory_bytes
+    model = backend._loaded.flat.model
     found = {}
     for module in model.modules():
-        held = module.held.tensors if isinstance(module, FewBitsLinear) else ()
+        held = ()
+        if isinstance(module, FewBitsLinear):
+            room = module.room._buffer
+            held = (*module.held.tensors, *(() if room is None else (room,)))
         packed = (module.packed,) if isinstance(module, PackedLinear) else ()
         for each in (*module.parameters(False), *module.buffers(False), *held):
             found[each.untyped_storage()._cdata] = each.untyped_storage().nbytes()

@@ -62,12 +62,13 @@ def plan_model(
             cut_model(model, cuts, dtype)
             connect_layers(model, cuts, Unconnected(size), 0)
         device.prepare(model, dtype)
-        weights_bytes = tally.live_bytes
         try:
             trial, logits = learn_layers(model)
         except UnsupportedModel as error:
             raise UnsupportedModel(_unplanned(str(error))) from error
         del logits
+        # with what layers of few bits unpack into since they ran
+        weights_bytes = tally.live_bytes
         longest = longest_sequence(config, windowed=trial.windowed)
         cell_bytes = trial.cell_numbers * cache_dtype(request, dtype, device).itemsize
         sizes = plan_sizes(
