@@ -50,6 +50,8 @@ def main() -> int:
     parser.add_argument("--no-ignore-eos", action="append", default=[], metavar="NAME")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    # so that servers are ended then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     models = dict(model.split("=", 1) for model in args.model)
     servers = []
     for named in args.servers:
