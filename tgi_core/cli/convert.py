@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tgi_core.builtin import hub_source, local_source
-from tgi_core.contract import BackendSpec, ModelFiles
-from tgi_core.errors import BackendUnavailable, UsageError
+from tgi_core.cli.able import find_able
 from tgi_core.observe.progress import ProgressDisplay
-from tgi_core.plugin.choose import choose_backend
-from tgi_core.plugin.manager import Plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,27 +37,13 @@ def convert(
     Raises:
         SetupError: as the backend says, or if none converts this model.
     """
-    plugins = Plugins(builtins=(hub_source, local_source))
-    plugins.load_plugins()
-    files = plugins.model_source(model, revision)
-    spec = _converting(plugins, files, backend)
+    files, spec = find_able(
+        model,
+        revision,
+        backend,
+        lambda spec: spec.convert is not None,
+        what="converts models",
+        not_able="converts nothing: it serves models as they are",
+    )
     assert spec.convert is not None
     spec.convert(files, target, quantize, ProgressDisplay().show)
-
-
-def _converting(plugins: Plugins, files: ModelFiles, wanted: str | None) -> BackendSpec:
-    """The backend to convert for: of those that work ahead of time, the one that would serve."""
-    if wanted is not None:
-        spec = plugins.backend(files, wanted)
-        if spec.convert is None:
-            raise UsageError(
-                f"the backend {wanted} converts nothing: it serves models as they are."
-            )
-        return spec
-    backends = plugins.load_all_backends()
-    specs = [spec for spec in backends.specs.values() if spec.convert is not None]
-    if not specs:
-        raise BackendUnavailable(
-            'no installed backend converts models. For CPUs: pip install "tgi-core[cpu]"'
-        )
-    return choose_backend(files, None, specs, backends.failures)

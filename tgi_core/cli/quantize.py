@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tgi_core.builtin import hub_source, local_source
-from tgi_core.contract import BackendSpec, ModelFiles, QuantizeWish
-from tgi_core.errors import BackendUnavailable, UsageError
+from tgi_core.cli.able import find_able
+from tgi_core.contract import QuantizeWish
+from tgi_core.errors import UsageError
 from tgi_core.observe.progress import ProgressDisplay
-from tgi_core.plugin.choose import choose_backend
-from tgi_core.plugin.manager import Plugins
 
 _DEFAULTS = QuantizeWish()
 
@@ -103,25 +101,13 @@ def quantize(
     Raises:
         SetupError: as the backend says, or if none quantizes this model.
     """
-    plugins = Plugins(builtins=(hub_source, local_source))
-    plugins.load_plugins()
-    files = plugins.model_source(model, revision)
-    spec = _quantizing(plugins, files, backend)
+    files, spec = find_able(
+        model,
+        revision,
+        backend,
+        lambda spec: spec.quantize is not None,
+        what="makes GPTQ checkpoints",
+        not_able="makes no GPTQ checkpoints",
+    )
     assert spec.quantize is not None
     spec.quantize(files, target, wish, ProgressDisplay().show)
-
-
-def _quantizing(plugins: Plugins, files: ModelFiles, wanted: str | None) -> BackendSpec:
-    """Of the backends that quantize, the one that would serve."""
-    if wanted is not None:
-        spec = plugins.backend(files, wanted)
-        if spec.quantize is None:
-            raise UsageError(f"the backend {wanted} makes no GPTQ checkpoints.")
-        return spec
-    backends = plugins.load_all_backends()
-    specs = [spec for spec in backends.specs.values() if spec.quantize is not None]
-    if not specs:
-        raise BackendUnavailable(
-            'no installed backend makes GPTQ checkpoints: pip install "tgi-core[cpu]"'
-        )
-    return choose_backend(files, None, specs, backends.failures)
