@@ -186,3 +186,22 @@ def test_what_cannot_be_done_is_refused_and_leaves_nothing(model, text, tmp_path
         "model",
         "text.txt",
     ]
+
+
+def test_layers_of_another_name_in_the_files_are_refused_before_anything_is_computed(
+    model, text, tmp_path
+):
+    # transformers finds the tensors of a model without its head by their shorter names
+    tensors = load_file(model / "model.safetensors")
+    short = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    save_file(short, model / "model.safetensors", metadata={"format": "pt"})
+    phases = []
+    with pytest.raises(UnsupportedModel, match="another name"):
+        quantize(
+            files(model),
+            tmp_path / "out",
+            QuantizeWish(texts=(text,)),
+            lambda phase, *told, **more: phases.append(phase),
+        )
+    assert "quantizing" not in phases
+    assert not (tmp_path / "out").exists()

@@ -209,6 +209,11 @@ CONFIGS = {
     "compressed-tensors, fp4": (compressed("nvfp4-pack-quantized"), "Blackwell"),
     "compressed-tensors, empty": ({"quant_method": "compressed-tensors"}, "config_groups"),
     "compressed-tensors, 5 bits": (compressed(num_bits=5), "5 bits"),
+    "compressed-tensors, a bad pattern": (
+        compressed()
+        | {"config_groups": {"one": {"targets": ["re:("], "weights": {"num_bits": 4}}}},
+        "no regular expression",
+    ),
 }
 
 

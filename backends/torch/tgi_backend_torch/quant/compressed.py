@@ -155,6 +155,9 @@ def _scheme(group: object) -> _Scheme:
     targets = group.get("targets") if isinstance(group, dict) else None
     if not isinstance(weights, dict) or not isinstance(targets, list):
         raise UnsupportedModel("a group of compressed-tensors has no targets, or no weights.")
+    for target in map(str, targets):
+        if target.startswith("re:"):
+            _check_pattern(target[3:])
     bits, size = weights.get("num_bits"), weights.get("group_size")
     block = weights.get("block_structure")
     if bits not in _BITS:
@@ -168,6 +171,16 @@ def _scheme(group: object) -> _Scheme:
         if isinstance(block, list) and len(block) == 2
         else None,
     )
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UnsupportedModel(
+            f"compressed-tensors names layers by {pattern!r}, which is no regular expression "
+            f"({error})."
+        ) from error
 
 
 def _is_dict(value: object) -> bool:

@@ -75,7 +75,9 @@ def quantize(model: ModelFiles, target: Path, wish: QuantizeWish, progress: Prog
         attention=own_attention(cls),
     )
     layers = _layers_of(whole)
-    rules = _rules(wish, [linear for _, linear in _linears(whole, layers)])
+    linears = _linears(whole, layers)
+    _refuse_other_names(source, checkpoint, [name for name, _ in linears])
+    rules = _rules(wish, [linear for _, linear in linears])
     texts = windows(source, wish.texts, wish.num_windows)
     solved = _solve_all(whole, layers, texts, rules, progress)
     try:
@@ -115,6 +117,14 @@ def _linears(
             "only these are quantized."
         )
     return found
+
+
+def _refuse_other_names(source: Path, checkpoint: Checkpoint, layers: Sequence[str]) -> None:
+    held = {name for names in checkpoint.files.values() for name in names}
+    if missing := sorted(layer for layer in layers if f"{layer}.weight" not in held):
+        raise UnsupportedModel(
+            f"{missing[0]} has another name in the files of {source}: convert the model first."
+        )
 
 
 def _rules(wish: QuantizeWish, linears: Sequence[nn.Linear]) -> Rules:
@@ -255,20 +265,14 @@ def _write(
     wish: QuantizeWish,
 ) -> None:
     tensors: dict[str, Tensor] = {}
-    unused = set(solved)
     for name, tensor in checkpoint.read(None, lambda *told: None).items():
         layer = name.removesuffix(".weight")
         if layer in solved and name != layer:
             tensors |= {
                 f"{layer}.{key}": each for key, each in _packed(solved[layer], rules.bits).items()
             }
-            unused.discard(layer)
         else:
             tensors[name] = tensor
-    if unused:
-        raise UnsupportedModel(
-            f"{min(unused)} has another name in the files of {source}: convert the model first."
-        )
     _save(tensors, folder)
     told = {
         "quant_method": "gptq",
