@@ -1,6 +1,6 @@
 """Where the time of a step goes: model, sampler, scheduler, and the process that speaks HTTP.
 
-    python -m tests.bench.step_time MODEL --streams 32 --backend openvino
+    python -m tests.bench.step_time MODEL --streams 32 --backend openvino --dtype bfloat16
 
 Runs the same closed loop twice. First an engine in this process, without any server: its own
 clocks say what the model, the sampler and the scheduler take. Then `tgi serve` under `tgi bench`:
@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--backend", default="openvino")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", help="a GGUF file has its own")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--requests", type=int, default=96)
     parser.add_argument("--temperature", type=float, default=0.0)
@@ -72,7 +72,10 @@ def in_process(args: argparse.Namespace) -> tuple[StepStats, float]:
         plugins.backend(files, args.backend).create(),  # type: ignore[arg-type]
         FirstComeFirstServed(),
     )
-    engine.start(LoadRequest(model=files, dtype=DType(args.dtype)), lambda *a, **k: None)
+    engine.start(
+        LoadRequest(model=files, dtype=DType(args.dtype) if args.dtype else None),
+        lambda *a, **k: None,
+    )
     rng = random.Random(1)
     waiting = [request(i, rng, args.temperature) for i in range(args.requests)]
     live = 0
@@ -113,8 +116,7 @@ def over_http(args: argparse.Namespace) -> tuple[int, float, float]:
             args.model,
             "--backend",
             args.backend,
-            "--dtype",
-            args.dtype,
+            *(["--dtype", args.dtype] if args.dtype else []),
             "-p",
             str(port),
         ],
