@@ -1,7 +1,7 @@
 """Checkpoints in the formats that quantize weights, written by hand, number by number.
 
 Each maker takes a weight and gives the tensors that a file would hold of it and, beside them, what
-they stand for. Nothing here comes from the code that reads them.
+they stand for. No format comes from the code that reads them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tgi_backend_torch.quant.linear import few_bits_linears
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from tests.families import GQA, make_model
 
@@ -38,7 +40,7 @@ def write(
     make: Callable[[Tensor], Made],
     config: transformers.PretrainedConfig | None = None,
 ) -> Written:
-    """Quantizes all linear layers but the head.
+    """Quantizes all linear layers but the head, and all experts.
 
     Args:
         folder: where.
@@ -52,14 +54,16 @@ def write(
             transformers.AutoConfig.from_pretrained(source)
         )
     linears = {
-        f"{name}.weight"
+        f"{name}.weight": isinstance(module, Conv1D)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "lm_head"
+        if isinstance(module, (nn.Linear, Conv1D)) and name != "lm_head" and len(module.weight) > 1
     }
     dense, packed = {}, {}
     for name, tensor in load_file(source / "model.safetensors").items():
-        if name in linears:
-            tensors, tensor = make(tensor)
+        if name in linears or ".experts." in name:
+            transposed = linears.get(name, False)
+            tensors, tensor = make(tensor.t().contiguous() if transposed else tensor)
+            tensor = tensor.t() if transposed else tensor
             layer = name.removesuffix(".weight")
             packed |= {f"{layer}.{key}": each.contiguous() for key, each in tensors.items()}
         else:
@@ -72,6 +76,23 @@ def write(
     raw = json.loads((source / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**raw, "quantization_config": told}))
     return Written(target, source)
+
+
+def dense_of(backend: Any, folder: Path, target: Path, *, transposed: bool = False) -> Path:
+    """A folder like that of a model of the torch backend, with what its layers of few bits stand
+    for; `transposed`: the files have (inputs, outputs).
+    """
+    model = backend._loaded.flat.model
+    tensors = load_file(folder / "model.safetensors")
+    for name, layer in few_bits_linears(model):
+        outputs, inputs = layer.held.shape
+        room = torch.empty(outputs * inputs, dtype=torch.float32)
+        rows = layer.held.rows(0, outputs, room).clone()
+        tensors[f"{name}.weight"] = (rows.t() if transposed else rows).contiguous()
+    target.mkdir()
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_bytes((folder / "config.json").read_bytes())
+    return target
 
 
 def bits_of(numbers: np.ndarray, bits: int) -> np.ndarray:

@@ -79,3 +79,10 @@ def test_the_simulator_sees_what_is_compiled_late(folder, gaudi):
         backend.warm_up(no_progress)
     gaudi.sealed = False
     backend.close()
+
+
+def test_weights_in_few_bits_are_refused_by_name(folder, gaudi):
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    with pytest.raises(UnsupportedModel, match="compiles shapes"):
+        GaudiBackend().load(request_for(folder, quantize="eetq"), no_progress)

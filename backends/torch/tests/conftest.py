@@ -1,9 +1,13 @@
 """Tiny random models on disk, and torch backends with them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import pytest
 import transformers
+from tgi_backend_torch.device import CpuDevice
+from tgi_backend_torch.group import connect_on_this_host
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import (
@@ -70,3 +74,53 @@ def load():
 def drive(load):
     """Folder -> Driver."""
     return lambda folder, **wishes: Driver(load(folder, **wishes), folder)
+
+
+class Meeting:
+    """Of threads, one of which loads at a time: transformers keeps global state while it does."""
+
+    loading = Lock()
+
+    def __init__(self, rank: int, size: int, folder: Path) -> None:
+        self.rank, self.size, self.folder = rank, size, folder
+
+    def join(self):
+        self.loading.release()
+        return connect_on_this_host(self.folder / "meeting", self.rank, self.size)
+
+
+class Threads:
+    """All ranks of a model, each in a thread; answers are those of rank 0."""
+
+    def __init__(self, folder: Path, size: int, tmp_path: Path, **wishes) -> None:
+        self._pool = ThreadPoolExecutor(size)
+        self.ranks = [
+            TorchBackend(CpuDevice(size), Meeting(rank, size, tmp_path)) for rank in range(size)
+        ]
+        request = request_for(folder, num_shards=size, **wishes)
+
+        def load(rank: TorchBackend):
+            Meeting.loading.acquire()
+            return rank.load(request, lambda *told: None)
+
+        self.capabilities = self._all(load)[0]
+
+    def _all(self, do):
+        return list(self._pool.map(do, self.ranks))
+
+    def __getattr__(self, name):
+        return lambda *args: self._all(lambda rank: getattr(rank, name)(*args))[0]
+
+
+@pytest.fixture
+def ranks(tmp_path):
+    made = []
+
+    def start(folder: Path, size: int, **wishes) -> Threads:
+        made.append(Threads(folder, size, tmp_path, **wishes))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+        each._pool.shutdown()

@@ -25,7 +25,7 @@ def whole(weight):
 
 
 def layer_of(weight, dtype=torch.float32):
-    layer = FewBitsLinear(nn.Linear(INPUTS, OUTPUTS, dtype=dtype), Room())
+    layer = FewBitsLinear.of(nn.Linear(INPUTS, OUTPUTS, dtype=dtype), Room())
     layer.held = weight
     return layer.requires_grad_(False)
 

@@ -1,7 +1,6 @@
 """Quantized checkpoints compute what their numbers stand for, whatever the batches look like."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,101 +10,14 @@ from safetensors.torch import load_file, save_file
 from tgi_backend_torch.encoder import EncoderBackend
 from tgi_backend_torch.linear import PackedLinear
 from tgi_backend_torch.plan import plan_model
-from tgi_backend_torch.quant.codebook import FP4, NF4
 from tgi_backend_torch.quant.linear import FewBitsLinear, few_bits_linears
-from tgi_backend_torch.ranks import RankedBackend
 
-from tests import quantized
-from tests.families import GQA, Driver, request_for
+from tests.families import GQA, SIZES, Driver, request_for
 from tests.lora import Adapted, write_lora
-from tests.quantized import WIDE, write
+from tests.quantized import WIDE, dense_of, write
+from tests.quantized_formats import AWQ, FORMATS, FP8, GPTQ, compressed
 from tgi_core.contract import DType
 from tgi_core.errors import BadModel, UnsupportedModel, UsageError
-
-GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
-AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
-FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
-BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-
-
-def compressed(form: str = "pack-quantized", **weights):
-    group = {"targets": ["Linear"], "weights": {"num_bits": 4, "symmetric": True, **weights}}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": form,
-        "config_groups": {"group_0": group},
-        "ignore": ["lm_head"],
-    }
-
-
-def table(numbers):
-    return torch.tensor(numbers)
-
-
-FORMATS = {
-    "gptq": (GPTQ, partial(quantized.gptq, bits=4, size=32)),
-    "gptq, 8 bits, all in one group": (
-        {**GPTQ, "bits": 8, "group_size": -1},
-        partial(quantized.gptq, bits=8, size=1000),
-    ),
-    "gptq, 3 bits": ({**GPTQ, "bits": 3}, partial(quantized.gptq, bits=3, size=32)),
-    "gptq, 2 bits": ({**GPTQ, "bits": 2}, partial(quantized.gptq, bits=2, size=32)),
-    "gptq, in order of activations": (
-        {**GPTQ, "desc_act": True},
-        partial(quantized.gptq, bits=4, size=32, order=True),
-    ),
-    "gptq, a shorter last group": (
-        {**GPTQ, "group_size": 80},
-        partial(quantized.gptq, bits=4, size=80),
-    ),
-    "gptq, second version": (
-        {**GPTQ, "checkpoint_format": "gptq_v2"},
-        partial(quantized.gptq, bits=4, size=32, less=0),
-    ),
-    "awq": (AWQ, partial(quantized.awq, size=32)),
-    "awq, in AutoAWQ's words": (
-        {"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "version": "GEMM"},
-        partial(quantized.awq, size=64),
-    ),
-    "fp8, squares": (
-        {**FP8, "weight_block_size": [48, 64]},
-        partial(quantized.fp8, block=(48, 64)),
-    ),
-    "fp8, a scale an output": (FP8, partial(quantized.fp8, block=None)),
-    "fp8, one scale": (FP8, partial(quantized.fp8, block=None, whole=True)),
-    "bitsandbytes, 8 bits": (
-        {"quant_method": "bitsandbytes", "load_in_8bit": True},
-        partial(quantized.int8, divide=127, scale="SCB"),
-    ),
-    "bitsandbytes, nf4": (
-        BNB,
-        partial(quantized.four_bit_table, kind="nf4", table=table(NF4), nested=False),
-    ),
-    "bitsandbytes, fp4, quantized twice": (
-        BNB,
-        partial(quantized.four_bit_table, kind="fp4", table=table(FP4), nested=True),
-    ),
-    "compressed-tensors": (
-        compressed(strategy="group", group_size=32),
-        partial(quantized.compressed_ints, bits=4, size=32, symmetric=True),
-    ),
-    "compressed-tensors, 8 bits, zero points": (
-        compressed(num_bits=8, symmetric=False, strategy="group", group_size=64),
-        partial(quantized.compressed_ints, bits=8, size=64, symmetric=False),
-    ),
-    "compressed-tensors, in order of activations": (
-        compressed(symmetric=False, strategy="group", group_size=32, actorder="group"),
-        partial(quantized.compressed_ints, bits=4, size=32, symmetric=False, order=True),
-    ),
-    "compressed-tensors, int8": (
-        compressed("int-quantized", num_bits=8, strategy="channel"),
-        partial(quantized.int8, divide=1, scale="weight_scale"),
-    ),
-    "compressed-tensors, fp8": (
-        compressed("float-quantized", num_bits=8, type="float", strategy="channel"),
-        partial(quantized.fp8, block=None),
-    ),
-}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -117,18 +29,56 @@ def test_a_checkpoint_computes_what_its_numbers_stand_for(name, tmp_path, load):
     driver.check({1: [8], 0: [9], 2: [3, 4]})
 
 
-def dense_of(backend, folder, target):
-    """A folder like the model's, with what its layers of few bits stand for."""
-    model = backend._loaded.flat.model
-    tensors = load_file(folder / "model.safetensors")
-    for name, layer in few_bits_linears(model):
-        outputs, inputs = layer.held.shape
-        room = torch.empty(outputs * inputs, dtype=torch.float32)
-        tensors[f"{name}.weight"] = layer.held.rows(0, outputs, room).contiguous().clone()
-    target.mkdir()
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    (target / "config.json").write_bytes((folder / "config.json").read_bytes())
-    return target
+MIXTURES = {
+    "mixtral": lambda: transformers.MixtralConfig(**WIDE, num_local_experts=4),
+    "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
+        **WIDE, moe_intermediate_size=64, shared_expert_intermediate_size=64, num_experts=4
+    ),
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(
+        **{**WIDE, "num_key_value_heads": 4},
+        moe_intermediate_size=64,
+        q_lora_rank=64,
+        kv_lora_rank=64,
+        qk_rope_head_dim=32,
+        qk_nope_head_dim=32,
+        v_head_dim=32,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("mixtral", "gptq, in order of activations"),
+        ("qwen2_moe", "awq"),
+        pytest.param("mixtral", "awq", marks=pytest.mark.long),
+        pytest.param("qwen2_moe", "compressed-tensors", marks=pytest.mark.long),
+        pytest.param("qwen2_moe", "bitsandbytes, nf4", marks=pytest.mark.long),
+        pytest.param("deepseek_v3", "fp8, squares", marks=pytest.mark.long),
+        pytest.param("deepseek_v3", "gptq", marks=pytest.mark.long),
+    ],
+)
+def test_quantized_experts_compute_what_their_numbers_stand_for(family, name, tmp_path, load):
+    written = write(tmp_path, *FORMATS[name], MIXTURES[family]())
+    backend = load(written.folder)
+    experts = [n for n, _ in few_bits_linears(backend._loaded.flat.model) if ".experts." in n]
+    assert len(experts) >= 4 * 3
+    driver = Driver(backend, written.same)
+    driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
+    driver.check({1: [8], 0: [9], 2: [3, 4]})
+
+
+@pytest.mark.parametrize(
+    "name", ["gptq", pytest.param("bitsandbytes, 8 bits", marks=pytest.mark.long)]
+)
+def test_layers_whose_weights_lie_the_other_way_around_are_read_too(name, tmp_path, load):
+    written = write(tmp_path, *FORMATS[name], transformers.GPT2Config(**{**SIZES, "n_embd": 128}))
+    Driver(load(written.folder), written.same).check({0: list(range(10, 40)), 1: [5, 6, 7]})
 
 
 @pytest.mark.parametrize(
@@ -145,6 +95,18 @@ def test_weights_are_rounded_when_that_is_asked_for(wish, family_folder, load, t
     for name in changed:
         off = (after[name] - before[name]).norm() / before[name].norm()
         assert 0 < off < (0.02 if wish in ("int8", "eetq", "bitsandbytes") else 0.2)
+    driver = Driver(backend, same)
+    driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
+    driver.check({1: [8], 0: [9]})
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2_moe"])
+def test_transposed_layers_and_experts_are_rounded_too(family, family_folder, load, tmp_path):
+    folder = family_folder(family)
+    backend = load(folder, quantize="eetq")
+    layers = [name for name, _ in few_bits_linears(backend._loaded.flat.model)]
+    same = dense_of(backend, folder, tmp_path / "same", transposed=family == "gpt2")
+    assert len(layers) == (2 * 4 if family == "gpt2" else 2 * (4 + 4 * 3 + 3 + 1))
     driver = Driver(backend, same)
     driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
     driver.check({1: [8], 0: [9]})
@@ -172,6 +134,7 @@ def test_a_plan_knows_the_weights_to_the_byte(tmp_path, load, family_folder):
         written = write(tmp_path / name, *FORMATS[name])
         check_plan(written.folder, load)
     check_plan(family_folder("qwen2"), load, quantize="eetq")
+    check_plan(family_folder("qwen2_moe"), load, quantize="bitsandbytes-nf4")
 
 
 def check_plan(folder, load, **wishes):
@@ -248,8 +211,9 @@ def test_a_model_that_multiplies_with_weights_by_itself_is_refused(family_folder
 
 
 def test_experts_that_would_stay_whole_are_refused_by_name(family_folder, load):
-    with pytest.raises(UnsupportedModel, match="experts"):
-        load(family_folder("mixtral"), quantize="eetq")
+    """Those of gpt-oss have one tensor for all."""
+    with pytest.raises(UnsupportedModel, match="GptOssForCausalLM"):
+        load(family_folder("gpt_oss"), quantize="eetq")
 
 
 def change(folder, edit):
@@ -289,8 +253,6 @@ def test_damaged_weights_are_named(edit, error, said, tmp_path, load):
 
 def test_who_takes_whole_weights_only_says_so(tmp_path, load, family_folder):
     written = write(tmp_path, *FORMATS["gptq"])
-    with pytest.raises(UnsupportedModel, match="several devices"):
-        RankedBackend().load(request_for(written.folder, num_shards=2), lambda *_: None)
     with pytest.raises(UnsupportedModel, match="embedded"):
         EncoderBackend().load(request_for(written.folder), lambda *_: None)
 

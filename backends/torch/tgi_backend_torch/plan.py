@@ -19,7 +19,7 @@ from tgi_backend_torch.loader import (
     why_not_flat,
 )
 from tgi_backend_torch.runner import TorchBackend
-from tgi_backend_torch.shards import connect_layers, cut_model, plan_cuts
+from tgi_backend_torch.shards import Share, connect_layers
 from tgi_backend_torch.tally import Tally
 from tgi_backend_torch.trial import learn_layers
 from tgi_backend_torch.vision import make_causal
@@ -54,13 +54,10 @@ def plan_model(
         memory_bytes = device.free_bytes()
     # numbers that steer the model's own code, such as positions, are real
     with FakeTensorMode(allow_non_fake_inputs=True), Tally() as tally:
-        model = weights.empty(cls, config)
+        model, cuts = weights.empty(cls, config, Share(0, size))
         # with a padding token some models look into their input for it
         model.config.pad_token_id = None
-        if size > 1:
-            cuts = plan_cuts(model, 0, size)
-            cut_model(model, cuts, dtype)
-            connect_layers(model, cuts, Unconnected(size), 0)
+        connect_layers(model, cuts, Unconnected(size), 0)
         device.prepare(model, dtype)
         try:
             trial, logits = learn_layers(model)

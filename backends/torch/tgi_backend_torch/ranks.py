@@ -25,10 +25,10 @@ from tgi_backend_torch.device import CpuDevice, DeviceOfRanks
 from tgi_backend_torch.group import Group
 from tgi_backend_torch.loader import model_class, read_config
 from tgi_backend_torch.lora import PlacedAdapter
-from tgi_backend_torch.quant.formats import refuse_quantized
 from tgi_backend_torch.runner import WARM_UP_LENGTHS, TorchBackend
 from tgi_backend_torch.shards import check_shards
 from tgi_backend_torch.vision import Pixels
+from tgi_backend_torch.weights import Weights
 from tgi_backend_torch.wishes import refuse_unknown
 from tgi_core import errors
 from tgi_core.contract import (
@@ -207,10 +207,9 @@ class RankedBackend:
             return self._own.load(request, progress)
         refuse_unknown(request, self._device)
         config = read_config(request.model.path)
-        check_shards(model_class(config), config, size)
-        refuse_quantized(
-            request.model.path, request.quantize, "a model is shared among several devices"
-        )
+        cls = model_class(config)
+        check_shards(cls, config, size)
+        Weights.find(request, self._device).check_cuts(cls, config, size)
         if request.num_threads is None:
             request = replace(request, num_threads=max(1, torch.get_num_threads() // size))
         self._followers = Followers(request, self._device, size)

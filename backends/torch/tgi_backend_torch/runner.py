@@ -34,7 +34,7 @@ from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.make_padded import make_padded
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embedding_of
-from tgi_backend_torch.shards import Cuts, connect_layers, load_part
+from tgi_backend_torch.shards import Share, connect_layers
 from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
 from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
 from tgi_backend_torch.weights import Weights
@@ -125,18 +125,21 @@ class TorchBackend:
         fault = why_not_flat(cls, config)
         if fault is not None:
             weights, place = self._weights(request), device.torch_device
-            model = weights.fill(cls, config, place, progress, own_attention(cls))
+            attention = own_attention(cls)
+            model, _ = weights.fill(cls, config, place, progress, attention=attention)
             return self._take_padded(model, request, fault)
-        model, cuts = self._flat_model(cls, config, request, progress)
+        share = Share(self._meeting.rank, self._meeting.size)
+        model, cuts = self._weights(request).fill(
+            cls, config, device.torch_device, progress, share=share
+        )
         dtype = model.dtype
         device.prepare(model, dtype)
         group = self._meeting.join()
-        if cuts is not None:
-            connect_layers(model, cuts, group, self._meeting.rank)
+        connect_layers(model, cuts, group, share.rank)
         try:
             trial = try_model(model)
         except UnsupportedModel as error:
-            if cuts is not None:
+            if share.size > 1:
                 raise
             model.set_attn_implementation("eager")
             return self._take_padded(model, request, str(error))
@@ -204,22 +207,6 @@ class TorchBackend:
         weights = Weights.find(request, self._device)
         weights.check_fit(self._device, self._meeting.size)
         return weights
-
-    def _flat_model(
-        self,
-        cls: type[PreTrainedModel],
-        config: PretrainedConfig,
-        request: LoadRequest,
-        progress: Progress,
-    ) -> tuple[PreTrainedModel, Cuts | None]:
-        """The model, on the device; or this rank's part of it, and how it was cut."""
-        weights = self._weights(request)
-        rank, size = self._meeting.rank, self._meeting.size
-        device = self._device.torch_device
-        if size == 1:
-            return weights.fill(cls, config, device, progress), None
-        checkpoint, dtype = weights.checkpoint, weights.dtype
-        return load_part(cls, config, checkpoint, dtype, device, progress, rank, size)
 
     def _two_way(self, config: PretrainedConfig, folder: Path) -> TwoWay | None:
         """Which tokens see those after them; None if the model takes text alone here."""

@@ -73,6 +73,23 @@ class Cuts:
     styles: Mapping[str, Style]
     """Of the layers where ranks have to exchange something, by name."""
 
+    def of_weight(self, layer: str) -> Pieces | None:
+        """What is kept of a linear layer's weight, (outputs, inputs); None: all."""
+        return self.pieces.get(f"{layer}.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of a model one process has."""
+
+    rank: int = 0
+    size: int = 1
+    """How many parts there are."""
+
+    def cuts(self, model: PreTrainedModel) -> Cuts:
+        """See `plan_cuts`."""
+        return plan_cuts(model, self.rank, self.size) if self.size > 1 else Cuts({}, {})
+
 
 def check_shards(cls: type[PreTrainedModel], config: PretrainedConfig, size: int) -> None:
     """Looks whether a model can be cut for so many ranks, before any weight is read.
@@ -94,8 +111,7 @@ def load_part(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress,
-    rank: int,
-    size: int,
+    share: Share,
 ) -> tuple[PreTrainedModel, Cuts]:
     """As `load_model`, with one rank's part of the weights, and how they were cut.
 
@@ -106,8 +122,8 @@ def load_part(
     held = dtype if len(checkpoint.num_numbers) > 1 else checkpoint.dtype
     cpu = torch.device("cpu")
     model = load_model(cls, config, MappedWeights(checkpoint), held, cpu, progress)
-    cuts = plan_cuts(model, rank, size)
-    cut_model(model, cuts, dtype)
+    cuts = share.cuts(model)
+    cut_model(model, cuts, held, dtype)
     placed: PreTrainedModel = model.to(device)
     return placed, cuts
 
@@ -122,7 +138,7 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
     pieces: dict[str, Pieces | None] = {}
     styles: dict[str, Style] = {}
     for name, module in model.named_modules():
-        style = plan.get(_pattern(name))
+        style = plan.get(_pattern(name)) or _style_of_single(plan, name)
         if style is None or style in _WHOLE:
             continue
         if style is not Style.EXPERTS:
@@ -130,7 +146,8 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
             if cut is None:
                 continue
             pieces.update(cut)
-        styles[name] = style
+        if _pattern(name) in plan:
+            styles[name] = style
     for name, parameter in model.named_parameters():
         style = plan.get(_pattern(name))
         if style is not None and style not in _WHOLE:
@@ -141,8 +158,11 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
     return Cuts(pieces, styles)
 
 
-def cut_model(model: PreTrainedModel, cuts: Cuts, dtype: torch.dtype) -> None:
-    """Replaces all parameters by this rank's pieces of them, as copies in `dtype`."""
+def cut_model(model: PreTrainedModel, cuts: Cuts, held: torch.dtype, dtype: torch.dtype) -> None:
+    """Replaces all parameters by this rank's pieces of them, as copies; those in the dtype `held`
+    become ones in `dtype`.
+    """
+    whole: dict[Tensor, nn.Parameter] = {}
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         module_name, _, attribute = name.rpartition(".")
         module = model.get_submodule(module_name)
@@ -150,9 +170,16 @@ def cut_model(model: PreTrainedModel, cuts: Cuts, dtype: torch.dtype) -> None:
         if piece is None:
             setattr(module, attribute, None)
             continue
+        if piece is _EVERYTHING and parameter in whole:
+            setattr(module, attribute, whole[parameter])
+            continue
         part = parameter.detach() if piece is _EVERYTHING else piece.of(parameter.detach())
-        copy = part.to(dtype, copy=True, memory_format=torch.contiguous_format)
-        setattr(module, attribute, nn.Parameter(copy, requires_grad=False))
+        wanted = dtype if parameter.dtype == held else parameter.dtype
+        copy = part.to(wanted, copy=True, memory_format=torch.contiguous_format)
+        made = nn.Parameter(copy, requires_grad=False)
+        setattr(module, attribute, made)
+        if piece is _EVERYTHING:
+            whole[parameter] = made
         if attribute == "weight" and isinstance(module, nn.Linear):
             module.out_features, module.in_features = copy.shape
 
@@ -201,8 +228,8 @@ def _cut_linear(
     model: PreTrainedModel, name: str, module: nn.Module, style: Style, rank: int, size: int
 ) -> dict[str, Pieces | None] | None:
     """Pieces of a linear layer; None if it stays whole."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
+    # no tensor, where it is in few bits
+    weight: Any = module.weight
     bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
     if style in (Style.INPUTS, Style.SPLIT_INPUTS):
         width = weight.shape[1]
@@ -262,6 +289,20 @@ def _cut_experts(
     half = width // 2
     begin, end = _part(name, half, half, rank, size)
     return Pieces(dim, ((begin, end), (half + begin, half + end)))
+
+
+def _style_of_single(plan: Mapping[str, Style], name: str) -> Style | None:
+    """How a linear layer of one expert is cut, where each has its own and the plan knows all in one
+    tensor: along the features in its middle.
+    """
+    experts = name.rsplit(".", 2)[0]
+    if plan.get(_pattern(experts)) is not Style.EXPERTS:
+        return None
+    return {
+        "gate_proj": Style.OUTPUTS,
+        "up_proj": Style.OUTPUTS,
+        "down_proj": Style.INPUTS,
+    }.get(name.rpartition(".")[2])
 
 
 def _pattern(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.checkpoint import Checkpoint, find_checkpoint
@@ -13,9 +14,12 @@ from tgi_backend_torch.loader import empty_model, load_model
 from tgi_backend_torch.quant.formats import find_quantization
 from tgi_backend_torch.quant.rounding import Rounding
 from tgi_backend_torch.quant.stored import Format
-from tgi_backend_torch.quant.swap import empty_quantized, load_quantized, load_rounded
+from tgi_backend_torch.quant.swap import empty_few_bits, load_few_bits
+from tgi_backend_torch.shards import Cuts, Share, cut_model, load_part
 from tgi_backend_torch.wishes import check_bytes_fit, check_weights_fit, choose_dtype
 from tgi_core.contract import LoadRequest, Progress
+
+_ALL = Share()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +71,56 @@ class Weights:
             case _:
                 check_bytes_fit(self.checkpoint.num_bytes // size, self.words, device)
 
+    def check_cuts(self, cls: type[PreTrainedModel], config: PretrainedConfig, size: int) -> None:
+        """Looks whether weights in few bits can be cut for so many ranks, before any is read.
+
+        Raises:
+            UnsupportedModel: see `empty`.
+        """
+        if self.quantization is not None:
+            with FakeTensorMode():
+                self.empty(cls, config, Share(0, size))
+
     def fill(
         self,
         cls: type[PreTrainedModel],
         config: PretrainedConfig,
         device: torch.device,
         progress: Progress,
+        *,
         attention: str | None = None,
-    ) -> PreTrainedModel:
-        """Makes the model; see `load_model`, `load_rounded` and `load_quantized`."""
+        share: Share = _ALL,
+    ) -> tuple[PreTrainedModel, Cuts]:
+        """Makes the model, or one rank's part of it; see `load_model`, `load_part` and
+        `load_few_bits`.
+        """
         checkpoint, dtype = self.checkpoint, self.dtype
-        match self.quantization:
-            case None:
-                return load_model(
-                    cls, config, checkpoint, dtype, device, progress, attention=attention
-                )
-            case Rounding() as rounding:
-                return load_rounded(
-                    cls, config, checkpoint, rounding, dtype, device, progress, attention
-                )
-            case format:
-                return load_quantized(
-                    cls, config, checkpoint, format, dtype, device, progress, attention
-                )
+        if self.quantization is not None:
+            return load_few_bits(
+                cls,
+                config,
+                checkpoint,
+                self.quantization,
+                dtype,
+                device,
+                progress,
+                attention,
+                share,
+            )
+        if share.size > 1:
+            return load_part(cls, config, checkpoint, dtype, device, progress, share)
+        model = load_model(cls, config, checkpoint, dtype, device, progress, attention=attention)
+        return model, share.cuts(model)
 
-    def empty(self, cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-        """The model without them; see `empty_model`."""
-        if self.quantization is None:
-            return empty_model(cls, config, self.dtype)
-        return empty_quantized(cls, config, self.checkpoint, self.quantization, self.dtype)
+    def empty(
+        self, cls: type[PreTrainedModel], config: PretrainedConfig, share: Share = _ALL
+    ) -> tuple[PreTrainedModel, Cuts]:
+        """The same without numbers; to be called where tensors take no memory."""
+        dtype = self.dtype
+        if self.quantization is not None:
+            return empty_few_bits(cls, config, self.checkpoint, self.quantization, dtype, share)
+        model = empty_model(cls, config, dtype)
+        cuts = share.cuts(model)
+        if share.size > 1:
+            cut_model(model, cuts, dtype, dtype)
+        return model, cuts

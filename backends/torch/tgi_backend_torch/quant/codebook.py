@@ -6,10 +6,13 @@ The tables are bitsandbytes': NF4 is of Dettmers et al., 2023 (arXiv 2305.14314)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from tgi_backend_torch.quant.grouped import of_columns
+from tgi_core.errors import UnsupportedModel
 
 BLOCK = 64
 NF4 = (
@@ -76,6 +79,24 @@ class CodebookWeight:
     def product(self, x: Tensor) -> Tensor | None:
         """There is none."""
         return None
+
+    def outputs(self, begin: int, end: int) -> CodebookWeight:
+        """See `Divisible`."""
+        return replace(
+            self, numbers=self.numbers[begin:end].clone(), scales=self.scales[begin:end].clone()
+        )
+
+    def inputs(self, begin: int, end: int) -> CodebookWeight:
+        """See `Divisible`."""
+        if begin % 2 or end % 2:
+            raise UnsupportedModel(
+                f"{end - begin} inputs of 4 bits are no whole bytes: choose another --num-shard."
+            )
+        return replace(
+            self,
+            numbers=self.numbers[:, begin // 2 : end // 2].contiguous(),
+            scales=of_columns(self.scales, self.shape[1], begin, end),
+        )
 
 
 def codebook(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tgi_backend_torch.quant.grouped import of_columns
+
 FLOAT8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 """By TGI's name."""
 
@@ -84,6 +86,19 @@ class Float8Weight:
     def product(self, x: Tensor) -> Tensor | None:
         """There is none."""
         return None
+
+    def outputs(self, begin: int, end: int) -> Float8Weight:
+        """See `Divisible`."""
+        return Float8Weight(
+            numbers=self.numbers[begin:end].clone(), scales=self.scales[begin:end].clone()
+        )
+
+    def inputs(self, begin: int, end: int) -> Float8Weight:
+        """See `Divisible`."""
+        return Float8Weight(
+            numbers=self.numbers[:, begin:end].contiguous(),
+            scales=of_columns(self.scales, self.shape[1], begin, end),
+        )
 
 
 def to_float8(weight: Tensor, dtype: torch.dtype) -> Float8Weight:

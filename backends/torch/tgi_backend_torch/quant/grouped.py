@@ -6,7 +6,7 @@ What GPTQ, AWQ and compressed-tensors keep, whatever their files look like.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,22 +46,54 @@ class GroupedWeight:
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
         """See `FewBits`."""
+        slab, scales = self.unpacked(begin, end, room), self.scales[begin:end]
+        groups = slab.view(end - begin, scales.shape[1], -1)
+        # small integers are exact in any dtype, so there is one rounding
+        groups.sub_(self.middle if self.zeros is None else self.zeros[begin:end]).mul_(scales)
+        return slab
+
+    def unpacked(self, begin: int, end: int, room: Tensor) -> Tensor:
+        """As `rows`, before zeros and scales."""
         inputs = self.shape[1]
-        numbers, scales = self.numbers[begin:end], self.scales[begin:end]
+        numbers = self.numbers[begin:end]
         slab = room[: (end - begin) * inputs].view(end - begin, inputs)
         if self.halves:
             slab[:, : inputs // 2] = numbers & 15
             slab[:, inputs // 2 :] = numbers >> 4
         else:
             slab.copy_(numbers)
-        groups = slab.view(end - begin, scales.shape[1], -1)
-        # small integers are exact in any dtype, so there is one rounding
-        groups.sub_(self.middle if self.zeros is None else self.zeros[begin:end]).mul_(scales)
         return slab
 
     def product(self, x: Tensor) -> Tensor | None:
         """There is none that runs anywhere; `kernels.py` has the CPU's."""
         return None
+
+    def outputs(self, begin: int, end: int) -> GroupedWeight:
+        """See `Divisible`."""
+        return replace(
+            self,
+            numbers=self.numbers[begin:end].clone(),
+            scales=self.scales[begin:end].clone(),
+            zeros=None if self.zeros is None else self.zeros[begin:end].clone(),
+        )
+
+    def inputs(self, begin: int, end: int) -> GroupedWeight:
+        """See `Divisible`."""
+        inputs = self.shape[1]
+        return replace(
+            self.choose(slice(begin, end)),
+            scales=of_columns(self.scales, inputs, begin, end),
+            zeros=None if self.zeros is None else of_columns(self.zeros, inputs, begin, end),
+        )
+
+    def choose(self, columns: slice | Tensor) -> GroupedWeight:
+        """Some columns' numbers, with the groups of all."""
+        numbers = self.numbers
+        if self.halves:
+            numbers = torch.cat((numbers & 15, numbers >> 4), 1)
+        numbers = numbers[:, columns]
+        halves = self.halves and numbers.shape[1] % 2 == 0
+        return replace(self, numbers=_kept(numbers, halves), halves=halves)
 
 
 def grouped(
@@ -81,11 +113,8 @@ def grouped(
         dtype: what is computed in.
     """
     halves = bits <= 4 and numbers.shape[1] % 2 == 0
-    if halves:
-        half = numbers.shape[1] // 2
-        numbers = numbers[:, :half] | (numbers[:, half:] << 4)
     return GroupedWeight(
-        numbers=numbers.contiguous(),
+        numbers=_kept(numbers, halves),
         scales=scales.to(dtype).unsqueeze(-1).contiguous(),
         zeros=None if zeros is None else zeros.to(dtype).unsqueeze(-1).contiguous(),
         middle=1 << (bits - 1),
@@ -99,3 +128,20 @@ def even(values: Tensor, size: int, inputs: int) -> Tensor:
     """
     finer = math.gcd(size, inputs)
     return values.repeat_interleave(size // finer, 1)[:, : inputs // finer]
+
+
+def of_columns(values: Tensor, inputs: int, begin: int, end: int) -> Tensor:
+    """What some columns share: (outputs, groups, 1) of all `inputs` -> the same of those from
+    `begin` to `end`. Where a group is cut there are more and smaller ones, with the same values.
+    """
+    size = inputs // values.shape[1]
+    finer = math.gcd(size, begin, end)
+    return values.repeat_interleave(size // finer, 1)[:, begin // finer : end // finer].clone()
+
+
+def _kept(numbers: Tensor, halves: bool) -> Tensor:
+    """See `GroupedWeight.numbers`."""
+    if not halves:
+        return numbers.contiguous()
+    half = numbers.shape[1] // 2
+    return numbers[:, :half] | (numbers[:, half:] << 4)

@@ -45,6 +45,16 @@ class Int8Weight:
         """There is none that runs anywhere; `kernels.py` has the CPU's."""
         return None
 
+    def outputs(self, begin: int, end: int) -> Int8Weight:
+        """See `Divisible`."""
+        return Int8Weight(
+            numbers=self.numbers[begin:end].clone(), scales=self.scales[begin:end].clone()
+        )
+
+    def inputs(self, begin: int, end: int) -> Int8Weight:
+        """See `Divisible`."""
+        return Int8Weight(numbers=self.numbers[:, begin:end].contiguous(), scales=self.scales)
+
 
 def to_int8(weight: Tensor, dtype: torch.dtype) -> Int8Weight:
     """Rounds a weight, (outputs, inputs), so that the largest of each output becomes 127."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from tgi_core.errors import UnsupportedModel
 
@@ -57,6 +58,22 @@ class FewBits(Protocol):
         ...
 
 
+class Divisible(FewBits, Protocol):
+    """A weight as it was read or made, before a kernel has it arranged. Parts are copies."""
+
+    def outputs(self, begin: int, end: int) -> Divisible:
+        """Some of its rows."""
+        ...
+
+    def inputs(self, begin: int, end: int) -> Divisible:
+        """Some of its columns, with the same numbers as in the whole.
+
+        Raises:
+            UnsupportedModel: a byte would be cut in two.
+        """
+        ...
+
+
 class Room:
     """Memory to unpack slabs into. One is shared by the layers of a model: they run in turn."""
 
@@ -81,6 +98,8 @@ class Outline:
 
     shape: torch.Size
     dtype: torch.dtype
+    _is_hf_initialized: ClassVar[bool] = True
+    """transformers' word for weights that it need not draw at random."""
 
     @classmethod
     def __torch_function__(cls, *call: Any, **more: Any) -> NoReturn:
@@ -91,20 +110,51 @@ class Outline:
         )
 
 
+def rows_of(module: nn.Linear | Conv1D) -> Tensor:
+    """A layer's weight as (outputs, inputs); GPT-2's layers have theirs the other way around."""
+    weight = module.weight.detach()
+    return weight.t() if isinstance(module, Conv1D) else weight
+
+
 class FewBitsLinear(nn.Module):
     """Computes x @ weight.T + bias in the dtype of x, without gradients."""
 
-    def __init__(self, linear: nn.Linear, room: Room) -> None:
-        """Takes the place of a layer, with its bias, and has no weight until it is given one."""
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        room: Room,
+        bias: nn.Parameter | None = None,
+    ) -> None:
+        """Has no weight until it is given one.
+
+        Args:
+            shape: (outputs, inputs).
+            dtype: what is computed in.
+            room: to unpack into.
+            bias: (outputs,).
+        """
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.register_parameter("bias", linear.bias)
+        self.out_features, self.in_features = shape
+        self.register_parameter("bias", bias)
         # no tensor: one without numbers takes part in some products, and makes zeros of them
-        self.weight = Outline(linear.weight.shape, linear.weight.dtype)
+        self.weight = Outline(torch.Size(shape), dtype)
         self.held: FewBits | None = None
         self.order: Tensor | None = None
         """int64 (inputs,): which input each column of the weight takes; None: its own."""
         self.room = room
+
+    @classmethod
+    def of(cls, module: nn.Linear | Conv1D, room: Room) -> FewBitsLinear:
+        """Takes the place of a layer, with its bias."""
+        outputs, inputs = rows_of(module).shape
+        return cls((outputs, inputs), module.weight.dtype, room, module.bias)
+
+    def hold(self, weight: FewBits, order: Tensor | None) -> None:
+        """Gives it its weight, or the part of it that one rank has."""
+        self.held, self.order = weight, order
+        self.out_features, self.in_features = weight.shape
+        self.weight = Outline(torch.Size(weight.shape), self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""

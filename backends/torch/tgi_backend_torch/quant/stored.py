@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from tgi_backend_torch.quant.linear import FewBits
+from tgi_backend_torch.quant.linear import Divisible
 from tgi_core.errors import BadModel
 
 
@@ -63,7 +63,7 @@ class Stored:
 class ReadLayer:
     """A weight that was read."""
 
-    weight: FewBits
+    weight: Divisible
     order: Tensor | None = None
     """See `FewBitsLinear.order`."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgi_backend_torch.device import Device
+from tgi_backend_torch.quant.formats import refuse_quantized
 from tgi_backend_torch.shapes.flat import FlatBackend
 from tgi_core.contract import (
     AdapterRows,
@@ -44,8 +45,12 @@ class ShapedBackend:
         pair of blocks, each to be compiled.
 
         Raises:
-            UnsupportedModel: the torch backend would pad every batch to a shape of its own.
+            UnsupportedModel: the torch backend would pad every batch to a shape of its own; or
+                weights are in few bits, which was tried on no compiler.
         """
+        refuse_quantized(
+            request.model.path, request.quantize, "a device that compiles shapes runs models"
+        )
         capabilities = self._torch.load(request, progress)
         if capabilities.adapters is AdapterRows.ROW:
             self.read_adapter, self.set_adapter = self._torch.read_adapter, self._torch.set_adapter
