@@ -85,6 +85,27 @@ ROWS = (
         "backends/torch/tests/test_images.py::test_tokens_are_those_of_generate_in_any_batch",
     ),
     Row(
+        IMAGES,
+        "cuda",
+        Seen.SIMULATOR,
+        "backends/cuda/tests/test_engine.py"
+        "::test_images_change_no_token_and_what_follows_them_replays_graphs",
+    ),
+    Row(
+        IMAGES,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_images.py"
+        "::test_images_give_what_the_cpu_gives_and_compile_nothing_in_steps",
+    ),
+    Row(
+        IMAGES,
+        "xla",
+        Seen.SIMULATOR,
+        "backends/xla/tests/test_device.py"
+        "::test_no_image_needs_a_step_that_warm_up_has_not_compiled",
+    ),
+    Row(
         SHARDS,
         "torch",
         Seen.DEVICE,

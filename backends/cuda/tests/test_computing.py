@@ -9,9 +9,8 @@ import transformers
 from tgi_backend_cuda.attention import TritonAttention
 from tgi_backend_cuda.buckets import Buckets
 from tgi_backend_cuda.computing import GraphComputing
-from tgi_backend_cuda.launch import Pages
 from tgi_backend_torch.attention import IMPLEMENTATION, BoundLayer
-from tgi_backend_torch.cache import BLOCK_TOKENS
+from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.trial import try_model
 
@@ -41,15 +40,12 @@ class Stepper:
 
     def __init__(self, model, driver, buckets=BUCKETS) -> None:
         layers = try_model(model).layers
-        shape = layers[0].shape
-        self.pages = [
-            Pages(
-                keys=torch.full((12, BLOCK_TOKENS, shape.kv_heads, shape.key_dim), torch.nan),
-                values=torch.full((12, BLOCK_TOKENS, shape.kv_heads, shape.value_dim), torch.nan),
-            )
-            for _ in layers
-        ]
-        attention = TritonAttention(self.pages, SMALL, torch.float32)
+        cache = PagedCache(
+            [layer.shape for layer in layers], 12, torch.float32, torch.device("cpu")
+        )
+        for pool in (pool for layer in cache.layers for pool in layer):
+            pool[:12] = torch.nan
+        attention = TritonAttention(cache, SMALL, torch.float32)
         for index, layer in enumerate(layers):
             layer.module.tgi_layer = BoundLayer(attention, index)
         self.model, self.driver = model, driver
@@ -64,6 +60,7 @@ class Stepper:
             max_rows=MAX_ROWS,
             max_tokens=MAX_TOKENS,
             max_blocks=MAX_LENGTH // BLOCK_TOKENS,
+            num_axes=1,
             buckets=buckets,
         )
 

@@ -1,6 +1,6 @@
 """An engine over the GPU backend, on the CPU: what it generates is what the torch backend does."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ from tgi_backend_torch.runner import TorchBackend
 
 from tests.engines import generate, no_progress
 from tests.families import GQA, make_model, request_for
+from tests.image_requests import conversations, request_of, run
 from tests.lazy_driver import LazyDriver
 from tests.paged import SMALL
+from tests.vision import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import Request, SamplingParams, StopRule
 from tgi_core.engine.step_engine import StepEngine
@@ -21,7 +23,7 @@ from tgi_core.engine.step_engine import StepEngine
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the CPU's tensors are for interpreted kernels"
 )
-CHIP = dataclasses.replace(describe("a small GPU", (9, 0), 2, 1 << 30), architecture=SMALL)
+CHIP = replace(describe("a small GPU", (9, 0), 2, 1 << 30), architecture=SMALL)
 
 
 def gpu_backend() -> SamplingTorchBackend:
@@ -53,6 +55,36 @@ def test_two_steps_in_flight_over_graphs_and_fused_layers_change_no_token(folder
     ]
     expected = generate(engine_over(TorchBackend(), folder), requests)
     assert generate(engine_over(gpu_backend(), folder), requests) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "names", "max_rows", "max_step_tokens"),
+    [
+        ("qwen2_vl", ["one"], 1, 8),
+        ("gemma3", ["one"], 1, 20),
+        # Triton's interpreter takes minutes for what follows
+        *(
+            pytest.param(family, ["one", "text", "first"], 2, 24, marks=pytest.mark.long)
+            for family in ("llava_next", "qwen2_vl", "gemma3")
+        ),
+    ],
+)
+def test_images_change_no_token_and_what_follows_them_replays_graphs(
+    family, names, max_rows, max_step_tokens, tmp_path
+):
+    model = make_seeing(tmp_path / "model", family)
+    stop = StopRule(max_new_tokens=3)
+    asked = conversations(model)
+    wanted = [replace(request_of(model, name, *asked[name]), stop=stop) for name in names]
+    sizes = dict(max_rows=max_rows, max_step_tokens=max_step_tokens, max_sequence_tokens=96)
+    outputs = []
+    for backend in (TorchBackend(), gpu_backend()):
+        engine = StepEngine(backend, FirstComeFirstServed())
+        engine.start(request_for(model.folder, cache_tokens=256, **sizes), no_progress)
+        # the second time its beginning is in the cache
+        outputs.append([run(engine, *wanted), run(engine, wanted[0])])
+    assert outputs[0] == outputs[1]
+    assert backend._device._driver.log.count("replay") >= 4
 
 
 def test_options_turn_graphs_and_fusion_off(folder):

@@ -20,7 +20,9 @@ from tests.families import (
     make_model,
     request_for,
 )
+from tests.image_requests import NUM, conversations, request_of, run
 from tests.transformers_conformance import TransformersConformance
+from tests.vision import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
     Request,
@@ -132,6 +134,16 @@ def test_two_steps_in_flight_change_no_token(backend, tmp_path):
         engine.start(request_for(folder, max_rows=6, cache_tokens=512), no_progress)
         outputs.append(generate(engine, requests))
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_vl", "gemma3", "paligemma"])
+def test_tokens_after_images_are_those_of_generate(family, backend, tmp_path):
+    model = make_seeing(tmp_path / "model", family)
+    asked = conversations(model)
+    engine = StepEngine(backend, FirstComeFirstServed())
+    engine.start(request_for(model.folder, max_rows=8, cache_tokens=4096), no_progress)
+    outputs = run(engine, *(request_of(model, name, *one) for name, one in asked.items()))
+    assert outputs == {name: model.generate(*one, NUM) for name, one in asked.items()}
 
 
 def test_a_cache_in_fp8_gives_nearly_the_same_logits(drive):

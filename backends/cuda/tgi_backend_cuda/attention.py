@@ -1,26 +1,37 @@
-"""Attention over the cache by our kernels: what the layers of a model call."""
+"""Attention over the cache by our kernels: what the layers of a model call.
+
+Tokens that see what comes after them, as those of some images do, are left to torch's attention.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from tgi_backend_torch.attention import Scoring
+from numpy.typing import NDArray
+from tgi_backend_torch.attention import Scoring, SdpaAttention
+from tgi_backend_torch.cache import PagedCache
+from tgi_backend_torch.layout import StepLayout
+from tgi_backend_torch.wide_cache import wide
 from torch import Tensor
 
 from tgi_backend_cuda.launch import Pages, Rows, attend_rows, store_tokens
 from tgi_backend_cuda.tiles import Architecture
+from tgi_core.contract import Step
 
 
 class TritonAttention:
     """Satisfies `Attention`, and may be captured: nothing in it depends on the step's numbers."""
 
-    def __init__(self, pages: list[Pages], arch: Architecture, dtype: torch.dtype) -> None:
+    def __init__(self, cache: PagedCache, arch: Architecture, dtype: torch.dtype) -> None:
         """
         Args:
-            pages: of each layer.
+            cache: keys and values.
             arch: chooses tiles.
             dtype: what attention is computed in; some models rotate their queries in float32.
         """
-        self._pages = pages
+        self._pages = [Pages(keys=keys, values=values) for keys, values in cache.layers]
+        self._cache = wide(cache, dtype)
+        self._gathered = SdpaAttention(self._cache)
         self._dtype = dtype
         self._arch = arch
         self._rows: Rows | None = None
@@ -29,12 +40,19 @@ class TritonAttention:
         """Takes the rows of the forward that follows."""
         self._rows = rows
 
+    def use_both_ways(self, step: Step, tables: NDArray[np.int32]) -> None:
+        """Takes a step whose tokens see one another; it cannot be captured."""
+        self._rows = None
+        # the kernels clear nothing: they read no further than a row is long
+        self._gathered.begin(StepLayout(step, tables, self._cache, cleared=False))
+
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
         """See `Attention.attend`."""
         rows, pages = self._rows, self._pages[layer]
-        assert rows is not None, "use comes first"
+        if rows is None:
+            return self._gathered.attend(layer, query, key, value, scoring)
         store_tokens(pages, key, value, rows.cells)
         return attend_rows(
             pages,

@@ -29,9 +29,11 @@ class Buckets:
     mixed: tuple[int, ...]
     """Tokens of other steps, ascending."""
     max_rows: int
+    axes: int = 1
+    """Of rotary positions."""
 
     @classmethod
-    def up_to(cls, max_rows: int, max_tokens: int) -> Buckets:
+    def up_to(cls, max_rows: int, max_tokens: int, axes: int = 1) -> Buckets:
         """Close enough together that padding costs little: an eighth, but for the smallest."""
         rows = {*_ROWS, *range(_ROWS[-1], max_rows + _FURTHER_ROWS, _FURTHER_ROWS)}
         longest = min(max_tokens, MOST_GRAPH_TOKENS)
@@ -39,6 +41,7 @@ class Buckets:
             (*sorted(r for r in rows if r < max_rows), max_rows),
             (*(t for t in _TOKENS if t < longest), longest),
             max_rows,
+            axes,
         )
 
     @property
@@ -62,9 +65,9 @@ class Buckets:
         return shape if len(step.out) <= shape.outputs else None
 
     def _decode(self, rows: int) -> Shape:
-        return Shape(tokens=rows, rows=rows, outputs=rows, decode=True)
+        return Shape(tokens=rows, rows=rows, outputs=rows, decode=True, axes=self.axes)
 
     def _mixed(self, tokens: int) -> Shape:
         # no row is shorter than a token, and the padding is a row
         rows = min(self.max_rows, tokens)
-        return Shape(tokens=tokens, rows=rows + 1, outputs=rows, decode=False)
+        return Shape(tokens=tokens, rows=rows + 1, outputs=rows, decode=False, axes=self.axes)

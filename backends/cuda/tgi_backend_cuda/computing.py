@@ -40,6 +40,7 @@ class GraphComputing:
         max_rows: int,
         max_tokens: int,
         max_blocks: int,
+        num_axes: int,
         buckets: Buckets | None,
     ) -> None:
         """
@@ -52,6 +53,7 @@ class GraphComputing:
             max_rows: most rows in a step.
             max_tokens: most tokens in a step.
             max_blocks: most blocks of a sequence.
+            num_axes: of the model's rotary positions.
             buckets: what to capture; None: nothing.
         """
         self._model = model
@@ -59,8 +61,13 @@ class GraphComputing:
         self._driver = driver
         self._buckets = buckets
         self._graphs: dict[Shape, Graph] = {}
+        self._num_axes = num_axes
         largest = Shape(
-            tokens=max_tokens + max_rows, rows=max_rows + 1, outputs=max_tokens, decode=False
+            tokens=max_tokens + max_rows,
+            rows=max_rows + 1,
+            outputs=max_tokens,
+            decode=False,
+            axes=num_axes,
         )
         device = driver.torch_device
         self._buffer = torch.zeros(
@@ -107,18 +114,20 @@ class GraphComputing:
         Returns:
             (L, vocab): those of `step.out`. Overwritten by the next step.
         """
-        shape = self._buckets.shape_for(step) if self._buckets and step.adapter is None else None
+        # images and adapters are what hooks add to the model: they were not there in the capture
+        is_plain = step.adapter is None and not step.images and step.two_way is None
+        shape = self._buckets.shape_for(step) if self._buckets and is_plain else None
         graph = self._graphs.get(shape) if shape is not None else None
         if shape is None or graph is None:
-            return self._compute(self._send(step, tables, Shape.of(step)))
+            inputs = self._send_as_it_is(step, tables)
+            return self._compute(inputs)
         self._send(step, tables, shape)
         graph.replay()
         return self._logits[: len(step.out)]
 
     def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         """The same, up to the hidden states of all tokens: (T, size)."""
-        inputs = self._send(step, tables, Shape.of(step))
-        self.attention.use(inputs.rows)
+        inputs = self._send_as_it_is(step, tables)
         return self._model.hidden(inputs.tokens.long(), inputs.positions.long())
 
     def keep(self, ids: Tensor) -> None:
@@ -130,8 +139,15 @@ class GraphComputing:
         self._staging.send(numbers)
         return Inputs.of(self._buffer, shape)
 
+    def _send_as_it_is(self, step: Step, tables: NDArray[np.int32]) -> Inputs:
+        inputs = self._send(step, tables, Shape.of(step, self._num_axes))
+        if step.two_way is None:
+            self.attention.use(inputs.rows)
+        else:
+            self.attention.use_both_ways(step, tables)
+        return inputs
+
     def _compute(self, inputs: Inputs) -> Tensor:
-        self.attention.use(inputs.rows)
         tokens = inputs.tokens.long()
         # -1 marks a row that could not be sampled; its request fails as soon as that is read
         last = self._sampled[(-1 - tokens).clamp_min(0)].long().clamp_min(0)
@@ -141,4 +157,5 @@ class GraphComputing:
 
     @torch.inference_mode()
     def _fill(self, inputs: Inputs) -> None:
+        self.attention.use(inputs.rows)
         self._logits[: len(inputs.outputs)].copy_(self._compute(inputs))

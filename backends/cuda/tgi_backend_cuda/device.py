@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.vision import num_axes
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -22,7 +23,6 @@ from tgi_backend_cuda.chip import Chip
 from tgi_backend_cuda.computing import GraphComputing
 from tgi_backend_cuda.driver import Driver
 from tgi_backend_cuda.fused import fuse
-from tgi_backend_cuda.launch import Pages
 from tgi_core.contract import Capabilities, SizeDefaults
 from tgi_core.errors import UsageError
 
@@ -41,8 +41,6 @@ class GpuDevice:
     def __init__(self, name: str, chip: Chip, driver: Driver) -> None:
         """`name`: what `--device` calls it."""
         self.name = name
-        # its kernels and graphs know one position a token, and no vectors of others
-        self.takes_images = False
         self.torch_device = driver.torch_device
         self.cache_dtypes = chip.cache_dtypes
         self._chip = chip
@@ -108,17 +106,18 @@ class GpuDevice:
         self, model: FlatModel, cache: PagedCache, limits: Capabilities
     ) -> GraphComputing:
         """Our kernels over the cache, in graphs."""
-        pages = [Pages(keys=keys, values=values) for keys, values in cache.layers]
+        axes = num_axes(model.model.config)
         return GraphComputing(
             model,
-            TritonAttention(pages, self._chip.architecture, model.model.dtype),
+            TritonAttention(cache, self._chip.architecture, model.model.dtype),
             self._driver,
             vocab_size=limits.vocab_size,
             dtype=model.model.dtype,
             max_rows=limits.max_rows,
             max_tokens=limits.max_step_tokens,
             max_blocks=-(-limits.max_sequence_tokens // BLOCK_TOKENS),
-            buckets=Buckets.up_to(limits.max_rows, limits.max_step_tokens)
+            num_axes=axes,
+            buckets=Buckets.up_to(limits.max_rows, limits.max_step_tokens, axes)
             if self._graphs
             else None,
         )

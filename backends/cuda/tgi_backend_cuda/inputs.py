@@ -1,8 +1,8 @@
 """The numbers of one step in one array, so that one transfer brings them all to the device.
 
-All int32, in this order: width of the block tables, tokens, positions, cells, wanted outputs,
-begins of rows, lengths of rows, block tables. A shape says how many of each there are; a step is
-padded to it. Only the width of the tables is free, for it is read on the device.
+All int32, in this order: width of the block tables, tokens, positions (on each axis), cells, wanted
+outputs, begins of rows, lengths of rows, block tables. A shape says how many of each there are; a
+step is padded to it. Only the width of the tables is free, for it is read on the device.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ class Shape:
     outputs: int
     decode: bool
     """Every row has one token, and `rows` is `tokens`."""
+    axes: int = 1
+    """Of rotary positions."""
 
     @classmethod
-    def of(cls, step: Step) -> Shape:
+    def of(cls, step: Step, axes: int = 1) -> Shape:
         """A step's own, without padding."""
         return cls(
             tokens=step.num_tokens,
             rows=step.num_rows,
             outputs=len(step.out),
             decode=step.num_rows == step.num_tokens,
+            axes=axes,
         )
 
     @property
     def begins(self) -> tuple[int, ...]:
         """Where tokens, positions, cells, outputs, begins, lengths and tables begin."""
-        sizes = (self.tokens, self.tokens, self.tokens, self.outputs, self.rows + 1, self.rows)
+        positions = self.tokens * self.axes
+        sizes = (self.tokens, positions, self.tokens, self.outputs, self.rows + 1, self.rows)
         places = [1]
         for size in sizes:
             places.append(places[-1] + size)
@@ -79,7 +83,8 @@ def fill(
     array[tokens:outputs] = 0
     array[tokens : tokens + num_tokens] = step.tokens
     at = step.token_positions()
-    array[positions : positions + num_tokens] = at
+    on_axes = array[positions:cells].reshape(shape.axes, -1)
+    on_axes[:, :num_tokens] = at if step.positions is None else step.positions
     row_of = np.arange(num_rows) if shape.decode else np.repeat(np.arange(num_rows), step.n)
     array[cells:outputs] = -1
     array[cells : cells + num_tokens] = (
@@ -103,7 +108,7 @@ class Inputs:
     tokens: Tensor
     """int32 (tokens,)."""
     positions: Tensor
-    """int32 (tokens,)."""
+    """int32 (tokens,), or (axes, tokens) if there are several."""
     outputs: Tensor
     """int32 (outputs,)."""
     rows: Rows
@@ -114,7 +119,7 @@ class Inputs:
         tokens, positions, cells, outputs, begins, lengths, blocks = shape.begins
         return cls(
             buffer[tokens:positions],
-            buffer[positions:cells],
+            buffer[positions:cells].view(shape.axes, -1).squeeze(0),
             buffer[outputs:begins],
             Rows(
                 begins=buffer[begins:lengths],

@@ -32,7 +32,6 @@ class HpuDevice:
 
     name = "hpu"
     torch_device = habana.DEVICE
-    takes_images = False
     cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
     # what TGI keeps free for the runtime and for graphs: a fifth, and a tenth of the rest
     size_defaults = SizeDefaults(rows=32, step_tokens=1024, cache_bytes=None, of_memory=0.72)

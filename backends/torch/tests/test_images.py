@@ -16,16 +16,22 @@ from tgi_backend_torch.loader import model_class
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import request_for
-from tests.vision import FAMILIES, Seeing, make_seeing, new_tokenizer, png
+from tests.image_requests import (
+    MANY,
+    NUM,
+    TOKENIZER,
+    conversations,
+    prompts_of,
+    request_of,
+    run,
+)
+from tests.vision import FAMILIES, Seeing, make_seeing, png
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
     Feature,
     LoadRequest,
     Modality,
-    Request,
     RequestFailed,
-    StopRule,
-    TokenEvent,
 )
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.step_engine import StepEngine
@@ -33,21 +39,16 @@ from tgi_core.errors import BadImage, BadModel, UnsupportedModel, ValidationErro
 from tgi_core.images.layouts import Size, layout_of
 from tgi_core.images.layouts.llava_next import LlavaNextLayout
 from tgi_core.images.picture import look_at
-from tgi_core.images.prompt import ImagePrompts
 from tgi_core.testing.conformance.images import ImagePromises
 from tgi_core.text.chat import ChatTemplate, Message
-from tgi_core.text.plain import IMAGE_MARK, GuardedText, encode
-from tgi_core.text.tokenizer import HFTokenizer
+from tgi_core.text.plain import IMAGE_MARK, encode
 
-NUM = 12
-MANY = 10**9
 SHAPES = [(40, 30), (28, 28), (9, 61), (120, 17)]
 NEAR = ("idefics2, split", "paligemma 2", "smolvlm")
 """Families that differ little from another one."""
 GENERATED = [
     pytest.param(name, marks=pytest.mark.long) if name in NEAR else name for name in FAMILIES
 ]
-TOKENIZER = HFTokenizer(new_tokenizer(), bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(scope="module")
@@ -78,58 +79,6 @@ def new_engine():
     yield make
     for backend in backends:
         backend.close()
-
-
-def prompts_of(model: Seeing) -> ImagePrompts:
-    layout = layout_of(model.folder, "<s>")
-    assert layout is not None
-    return ImagePrompts(layout, TOKENIZER)
-
-
-def request_of(
-    model: Seeing, name: str, text: str, files: list[bytes], *, special: bool = True
-) -> Request:
-    """As the API makes it of a text with a marker for each image."""
-    prompts = prompts_of(model)
-    pictures = [look_at(file, MANY) for file in files]
-    tail = model.family.tail if files else ""
-    marked = GuardedText(text.replace(model.family.marker, IMAGE_MARK) + tail)
-    written = prompts.written(marked, pictures) if files else marked
-    special = special and not (files and prompts.layout.is_whole)
-    tokens = encode(TOKENIZER, written, add_special_tokens=special)
-    return Request(
-        request_id=name,
-        prompt=tuple(tokens),
-        images=prompts.placed(tokens, pictures),
-        stop=StopRule(max_new_tokens=NUM),
-    )
-
-
-def run(engine: StepEngine, *requests: Request) -> dict[str, list[int]]:
-    answers: dict[str, list[int]] = {request.request_id: [] for request in requests}
-    for request in requests:
-        engine.submit(request)
-    while engine.busy:
-        for event in engine.poll(0.01):
-            assert not isinstance(event, RequestFailed), event
-            if isinstance(event, TokenEvent):
-                answers[event.request_id] += event.tokens
-    return answers
-
-
-def conversations(model: Seeing) -> dict[str, tuple[str, list[bytes]]]:
-    """No image, one and several, small and large, apart and side by side."""
-    bare = model.family.bare
-    small, tall, wide = png(21, 15), png(30, 70, 1), png(75, 33, 2)
-    return {
-        "text": ("no image at all", []),
-        "one": (f"look: {bare} what is it?", [small]),
-        "first": (f"{bare}and then", [wide]),
-        "last": (f"this is {bare}", [tall]),
-        "two": (f"{bare} and {bare}: which?", [tall, wide]),
-        "side by side": (f"see {bare}{bare} here", [small, tall]),
-        "twice": (f"{bare} or {bare}?", [small, small]),
-    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)

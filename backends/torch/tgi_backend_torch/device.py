@@ -69,11 +69,6 @@ class Device(Protocol):
         ...
 
     @property
-    def takes_images(self) -> bool:
-        """Whether its steps may hold vectors of images, and positions on several axes."""
-        ...
-
-    @property
     def size_defaults(self) -> SizeDefaults:
         """How large steps and cache are when nobody says."""
         ...
@@ -124,7 +119,6 @@ class CpuDevice:
 
     name = "cpu"
     torch_device = torch.device("cpu")
-    takes_images = True
     size_defaults = SizeDefaults()
     cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType(FLOAT8)
 

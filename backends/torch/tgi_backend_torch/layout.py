@@ -117,9 +117,20 @@ class StepLayout:
     """The cells of a step's tokens, and groups of rows for each width of the sliding window."""
 
     def __init__(
-        self, step: Step, tables: NDArray[np.int32], cache: PagedCache | WideCache
+        self,
+        step: Step,
+        tables: NDArray[np.int32],
+        cache: PagedCache | WideCache,
+        *,
+        cleared: bool = True,
     ) -> None:
-        """`tables`: int32 (R, blocks), the block table of each row; -1 pads."""
+        """
+        Args:
+            step: the rows.
+            tables: int32 (R, blocks), the block table of each row; -1 pads.
+            cache: where they are.
+            cleared: whether the steps before had a layout too, and cleared what this says.
+        """
         positions = step.token_positions()
         row_of = np.repeat(np.arange(step.num_rows), step.n)
         cells = tables[row_of, positions // BLOCK_TOKENS].astype(np.int64) * BLOCK_TOKENS
@@ -133,15 +144,16 @@ class StepLayout:
                 zip(step.row_begins().tolist(), step.past.tolist(), step.n.tolist(), strict=False)
             )
         ]
-        self._seen = _seen(step, positions)
+        self._seen = seen_both_ways(step, positions)
         self._groups: dict[int | None, tuple[Group, ...]] = {}
         self.positions = self._move(positions.astype(np.int64))
         """int64 (T,)."""
         self.cells = self._move(cells + positions % BLOCK_TOKENS)
         """int64 (T,): where the keys and values of each token go."""
-        self.stale_cells = self._stale_cells(step)
-        """int64 (N,): cells behind the last token in blocks that this step begins, or None. They
-        must be cleared: whatever an earlier sequence left there, NaN included, is multiplied by 0.
+        self.stale_cells = self._stale_cells(cleared)
+        """int64 (N,): cells behind the last token in blocks that this step begins, in all if none
+        were cleared before; or None. They must be cleared: whatever an earlier sequence left there,
+        NaN included, is multiplied by 0.
         """
 
     def groups(self, window: int | None) -> tuple[Group, ...]:
@@ -201,12 +213,13 @@ class StepLayout:
             and (seen is None or not seen.any()),
         )
 
-    def _stale_cells(self, step: Step) -> Tensor | None:
+    def _stale_cells(self, cleared: bool) -> Tensor | None:
         ends = [row.past + row.n for row in self._rows]
         stale = [
             int(self._tables[row.index, end // BLOCK_TOKENS]) * BLOCK_TOKENS + cell
             for row, end in zip(self._rows, ends, strict=True)
-            if end % BLOCK_TOKENS and end - row.n <= end // BLOCK_TOKENS * BLOCK_TOKENS
+            if end % BLOCK_TOKENS
+            and (not cleared or end - row.n <= end // BLOCK_TOKENS * BLOCK_TOKENS)
             for cell in range(end % BLOCK_TOKENS, BLOCK_TOKENS)
         ]
         return self._move(np.array(stale, np.int64)) if stale else None
@@ -215,7 +228,7 @@ class StepLayout:
         return torch.from_numpy(array).to(self._device)
 
 
-def _seen(step: Step, positions: NDArray[np.int32]) -> NDArray[np.int64] | None:
+def seen_both_ways(step: Step, positions: NDArray[np.int32]) -> NDArray[np.int64] | None:
     """int64 (2, T): from and up to which position each token sees, whatever causality and window
     say; 0 and 0 of those for which these say all. None if they do for all tokens.
     """

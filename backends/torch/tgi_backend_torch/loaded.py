@@ -10,6 +10,7 @@ from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.computing import Computing
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.lora import AdapterBank
+from tgi_backend_torch.splice import Splice
 from tgi_backend_torch.vision import ImageTower
 from tgi_core.contract import BlockTables, Capabilities, LoadRequest
 
@@ -30,4 +31,6 @@ class Loaded:
     flat: FlatModel | None = None
     """None if it runs in padded batches."""
     vision: ImageTower | None = None
-    """None if the model takes text alone."""
+    """None if the model takes text alone,"""
+    splice: Splice | None = None
+    """and what has its vectors in steps."""

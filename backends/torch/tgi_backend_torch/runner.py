@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
-from tgi_backend_torch.computing import EagerComputing
+from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Alone, Meeting
@@ -35,6 +35,7 @@ from tgi_backend_torch.make_padded import make_padded
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embedding_of
 from tgi_backend_torch.shards import Share, connect_layers
+from tgi_backend_torch.splice import EagerSplice, Splice
 from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
 from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
 from tgi_backend_torch.weights import Weights
@@ -116,10 +117,8 @@ class TorchBackend:
         device = self._device
         config = read_config(request.model.path)
         make_causal(config)
-        if (
-            self._two_way(config, request.model.path) is TwoWay.PROMPTS
-            and request.max_step_tokens is None
-        ):
+        whole = two_way_of(config) is TwoWay.PROMPTS and sees(config, request.model.path)
+        if whole and request.max_step_tokens is None:
             request = replace(request, max_step_tokens=_WHOLE_PROMPT_TOKENS)
         cls = model_class(config)
         fault = why_not_flat(cls, config)
@@ -158,8 +157,8 @@ class TorchBackend:
     ) -> Capabilities:
         """Makes the cache of a model and connects the two: all of `load` but the weights."""
         device, dtype = self._device, model.dtype
-        two_way = self._two_way(model.config, request.model.path)
-        takes_images = two_way is not None
+        folder = request.model.path
+        tower = ImageTower(model, folder) if sees(model.config, folder) else None
         cache = PagedCache(
             [layer.shape for layer in trial.layers],
             sizes.num_blocks,
@@ -175,9 +174,9 @@ class TorchBackend:
         capabilities = replace(
             sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
             adapters=AdapterRows.ROW,
-            embedding=embedding_of(request.model.path, try_hidden(model)),
-            modalities=frozenset(Modality if takes_images else {Modality.TEXT}),
-            two_way=two_way or TwoWay.NONE,
+            embedding=embedding_of(folder, try_hidden(model)),
+            modalities=frozenset({Modality.TEXT} if tower is None else Modality),
+            two_way=TwoWay.NONE if tower is None else two_way_of(model.config),
         )
         flat = FlatModel(model)
         computing = device.computing(flat, cache, capabilities)
@@ -193,7 +192,8 @@ class TorchBackend:
             capabilities=capabilities,
             num_bytes=cache.num_bytes,
             flat=flat,
-            vision=ImageTower(model, request.model.path) if takes_images else None,
+            vision=tower,
+            splice=tower and self._splice(model, capabilities, computing),
         )
         return capabilities
 
@@ -208,10 +208,9 @@ class TorchBackend:
         weights.check_fit(self._device, self._meeting.size)
         return weights
 
-    def _two_way(self, config: PretrainedConfig, folder: Path) -> TwoWay | None:
-        """Which tokens see those after them; None if the model takes text alone here."""
-        takes_images = self._device.takes_images and sees(config, folder)
-        return two_way_of(config) if takes_images else None
+    def _splice(self, model: PreTrainedModel, limits: Capabilities, computing: Computing) -> Splice:
+        """What brings the vectors of images into steps."""
+        return EagerSplice(model)
 
     def warm_up(self, progress: Progress) -> None:
         """A prefill and a decode step, so that kernels are chosen and weights are in memory."""
@@ -292,8 +291,8 @@ class TorchBackend:
         """Computes, and notes that the cache holds the rows."""
         loaded = self._here()
         loaded.adapters.begin(step)
-        if loaded.vision is not None:
-            loaded.vision.begin(step)
+        if loaded.splice is not None:
+            loaded.splice.begin(step)
         ends = step.past + step.n
         held = [loaded.tables.held(seq) for seq in step.seq.tolist()]
         if not loaded.capabilities.truncates and held != step.past.tolist():
@@ -358,9 +357,15 @@ class TorchBackend:
         gc.collect()
 
     def _peak_bytes(self, model: PreTrainedModel, request: LoadRequest) -> int:
-        """What the device must keep free for the largest step."""
+        """What the device must keep free for the largest step, and for an image."""
         rows, tokens = step_limits(request, self._device.size_defaults)
-        return self._device.peak_bytes(lambda: self._largest_step(model, tokens, rows))
+
+        def run() -> None:
+            self._largest_step(model, tokens, rows)
+            if sees(model.config, request.model.path):
+                ImageTower(model, request.model.path).try_out()
+
+        return self._device.peak_bytes(run)
 
     def _largest_step(self, model: PreTrainedModel, num_tokens: int, num_rows: int) -> Tensor:
         """Whatever takes memory beside the weights and the cache; the logits of all rows."""

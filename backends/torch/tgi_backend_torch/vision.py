@@ -1,5 +1,5 @@
 """Images for the models that take them: transformers' processor makes pixels, the model's own tower
-vectors, and a hook on the embedding puts these in the places of their tokens.
+vectors.
 
 Knows no cache and no family by more than its name.
 """
@@ -19,11 +19,11 @@ import PIL.Image
 import torch
 import transformers
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.attention import IMPLEMENTATION
-from tgi_core.contract import Image, ReadImage, Step, StepImage, TwoWay
+from tgi_core.contract import Image, ReadImage, TwoWay
 from tgi_core.errors import BadImage, BadModel, UnsupportedModel
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ FAMILIES = {
 see what comes after them."""
 
 _CROSS_ATTENTION = ("idefics", "mllama")
+_SQUARE = (1024, 1024)
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _NEEDS_TRANSFORMERS = 5
 """Before it, towers gave their vectors in other shapes."""
@@ -106,6 +107,12 @@ def two_way_of(config: PretrainedConfig) -> TwoWay:
     return FAMILIES.get(config.model_type, TwoWay.NONE)
 
 
+def num_axes(config: PretrainedConfig) -> int:
+    """Of a model's rotary positions: three if it tells time, row and column."""
+    rope: Any = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return 3 if "mrope_section" in rope else 1
+
+
 def make_causal(config: PretrainedConfig) -> None:
     """Has the layers of a model that sees both ways ask for causal attention: `Step.two_way` tells
     ours what sees more than that.
@@ -127,8 +134,7 @@ class ImageTower:
     """What one model does with images."""
 
     def __init__(self, model: PreTrainedModel, folder: Path) -> None:
-        """Hooks the model's embedding.
-
+        """
         Raises:
             BadModel: the folder does not say how images are prepared.
         """
@@ -136,16 +142,12 @@ class ImageTower:
         self._processor = _processor(folder)
         wanted = inspect.signature(self._model.get_image_features).parameters
         self._names = tuple(name for name in self._processor.model_input_names if name in wanted)
-        self._images: tuple[StepImage, ...] = ()
-        embedding: nn.Module = model.get_input_embeddings()
-        embedding.register_forward_hook(self._splice)
 
     def read(self, image: Image) -> ReadImage:
         """Decodes and prepares; see `EncodesImages.read_image`."""
         picture = _upright(image)
         try:
-            found = self._processor(images=[picture], return_tensors="pt")
-            inputs = {name: found[name] for name in self._names}
+            inputs = self._prepared(picture)
         except Exception as error:  # processors raise whatever their arithmetic raises
             logger.warning("an image of %s pixels cannot be prepared", picture.size, exc_info=error)
             raise BadImage("invalid image: the model cannot take one of its size") from error
@@ -157,15 +159,7 @@ class ImageTower:
 
     def encode(self, pixels: Pixels) -> Tensor:
         """(K, hidden): the vectors, on the device; see `EncodesImages.encode_image`."""
-        device, dtype = self._model.device, self._model.dtype
-        inputs = {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in pixels.inputs.items()
-        }
-        with torch.inference_mode():
-            found = self._model.get_image_features(**inputs, return_dict=True).pooler_output
-            vectors: Tensor = found if isinstance(found, Tensor) else torch.cat(tuple(found))
-        vectors = vectors.reshape(-1, vectors.shape[-1])
+        vectors = self._vectors(pixels.inputs)
         if len(vectors) != pixels.num_vectors:
             raise BadImage(
                 f"the model makes {len(vectors)} vectors of an image, and {pixels.num_vectors} "
@@ -173,16 +167,29 @@ class ImageTower:
             )
         return vectors
 
-    def begin(self, step: Step) -> None:
-        """Takes the images of the step that follows."""
-        self._images = step.images
+    def try_out(self) -> list[Tensor]:
+        """The vectors of blank pictures: one of each form that the model cuts pictures to, if it
+        has a list of them, else a square one. What takes no more memory has room then.
+        """
+        forms = getattr(self._model.config, "image_grid_pinpoints", None) or [_SQUARE]
+        blank = (PIL.Image.new("RGB", (width, height)) for height, width in forms)
+        return [self._vectors(self._prepared(picture)) for picture in blank]
 
-    def _splice(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Runs after the embedding; output (1, T, hidden)."""
-        for image in self._images:
-            at = torch.from_numpy(image.at.astype(np.int64)).to(output.device)
-            vectors: Tensor = image.encoded[image.skip : image.skip + len(image.at)]
-            output[0, at] = vectors.to(output.dtype)
+    def _prepared(self, picture: PIL.Image.Image) -> dict[str, Tensor]:
+        found = self._processor(images=[picture], return_tensors="pt")
+        return {name: found[name] for name in self._names}
+
+    def _vectors(self, pixels: Mapping[str, Tensor]) -> Tensor:
+        """(K, hidden)."""
+        device, dtype = self._model.device, self._model.dtype
+        inputs = {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in pixels.items()
+        }
+        with torch.inference_mode():
+            found = self._model.get_image_features(**inputs, return_dict=True).pooler_output
+            vectors: Tensor = found if isinstance(found, Tensor) else torch.cat(tuple(found))
+        return vectors.reshape(-1, vectors.shape[-1])
 
     def _positions(self, grid: list[int]) -> NDArray[np.int32]:
         """int32 (3, K): time, row and column of each vector of a grid of patches."""

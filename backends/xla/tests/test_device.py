@@ -7,12 +7,15 @@ from importlib.util import find_spec
 import pytest
 import torch
 import transformers
+from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shapes.backend import ShapedBackend
 from tgi_backend_xla.device import XlaDevice
 
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
+from tests.image_requests import conversations, request_of, run
 from tests.simulators.graphs import signature
+from tests.vision import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import DType
 from tgi_core.engine.step_engine import StepEngine
@@ -72,6 +75,22 @@ def test_no_request_needs_a_shape_that_warm_up_has_not_compiled(load):
     assert compiled
     wanted = requests(30, max_prompt=40, max_new=5)
     assert all(generate(engine, wanted).values())
+    assert runtime.shapes == compiled
+
+
+def test_no_image_needs_a_step_that_warm_up_has_not_compiled(tmp_path):
+    """However many there are, and however their prompts are cut."""
+    model = make_seeing(tmp_path / "model", "gemma3")
+    wanted = [request_of(model, name, *one) for name, one in conversations(model).items()]
+    sizes = {"max_rows": 4, "max_sequence_tokens": 96, "max_step_tokens": 32, "cache_tokens": 640}
+    request = request_for(model.folder, **sizes)
+    runtime = Counting("CPU")
+    engines = []
+    for backend in (ShapedBackend(XlaDevice(runtime)), TorchBackend()):
+        engines.append(StepEngine(backend, FirstComeFirstServed()))
+        engines[-1].start(request, no_progress)
+    compiled = set(runtime.shapes)
+    assert run(engines[0], *wanted) == run(engines[1], *wanted)
     assert runtime.shapes == compiled
 
 

@@ -8,7 +8,9 @@ from tgi_backend_torch.runner import TorchBackend
 
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
+from tests.image_requests import conversations, request_of, run
 from tests.lora import two_adapters
+from tests.vision import make_seeing
 from tests.xla import needs_torch_xla, num_compiled
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import Step
@@ -51,6 +53,22 @@ def logits_of(backend, adapter=0):
         seq=past, past=past, n=n, tokens=tokens, out=out, adapter=np.array([adapter], np.int32)
     )
     return backend.step(step).numpy()[0]
+
+
+@needs_torch_xla
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_vl", "gemma3"])
+def test_images_give_what_the_cpu_gives_and_compile_nothing_in_steps(family, tmp_path):
+    """A new size of image may be compiled for when it is looked at; a known one is not."""
+    from tgi_backend_xla.plugin import create
+
+    model = make_seeing(tmp_path / "model", family)
+    wanted = [request_of(model, name, *one) for name, one in conversations(model).items()]
+    engine = engine_over(create(), model.folder)
+    outputs = run(engine, *wanted)
+    compiled = num_compiled()
+    assert run(engine, *reversed(wanted)) == outputs
+    assert num_compiled() == compiled
+    assert run(engine_over(TorchBackend(), model.folder), *wanted) == outputs
 
 
 @needs_torch_xla

@@ -28,7 +28,6 @@ _TPU_SIZES = SizeDefaults(rows=32, step_tokens=1024, cache_bytes=None, of_memory
 class XlaDevice:
     """Satisfies `Device` of the torch backend, and `Compiler` of its shapes."""
 
-    takes_images = False
     cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
     advice = "a model whose code reads numbers back runs with --backend torch."
 

@@ -22,7 +22,6 @@ class XpuDevice:
     """Satisfies `Device` of the torch backend."""
 
     name = "xpu"
-    takes_images = True
     cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
     size_defaults = SizeDefaults(rows=64, step_tokens=2048, cache_bytes=None, of_memory=0.9)
     """A cache in all that is left, but for what the allocator cannot use of its pieces."""

@@ -7,9 +7,9 @@ process of its own that is ended when its time is up, and the page is written an
 that whatever comes in between, what was measured is there. Nothing is installed or downloaded.
 
 What it proves: that the kernels, compiled, compute attention; that the backend conforms, and gives
-transformers' logits for every family; that graphs, fusion and two steps in flight change no token;
-that a step without memory is refused and the next one runs; and how far decode, prefill, batches,
-host work and idle time are from what this GPU's own copy and matrix product allow.
+transformers' logits for every family, images included; that graphs, fusion and two steps in flight
+change no token; that a step without memory is refused and the next one runs; and how far decode,
+prefill, batches, host work and idle are from what this GPU's own copy and matrix product allow.
 """
 
 from __future__ import annotations

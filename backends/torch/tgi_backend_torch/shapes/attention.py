@@ -23,6 +23,8 @@ class Rows:
     """int64 (R * N,)."""
     tables: Tensor
     """int64 (R, B)."""
+    seen: Tensor | None = None
+    """int64 (2, R * N): from and up to which cell each token sees besides; None: nothing."""
 
     @property
     def num_cells(self) -> int:
@@ -77,4 +79,9 @@ def _seen(rows: Rows, window: int | None) -> Tensor:
     positions = rows.positions.view(rows.tables.shape[0], -1, 1)
     cells = torch.arange(rows.num_cells, device=positions.device)
     seen = cells <= positions
-    return seen if window is None else seen & (cells > positions - window)
+    if window is not None:
+        seen = seen & (cells > positions - window)
+    if rows.seen is not None:
+        begin, end = rows.seen.view(2, *positions.shape).unbind(0)
+        seen = seen | ((cells >= begin) & (cells < end))
+    return seen

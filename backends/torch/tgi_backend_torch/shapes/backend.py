@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tgi_backend_torch.device import Device
 from tgi_backend_torch.quant.formats import refuse_quantized
 from tgi_backend_torch.shapes.flat import FlatBackend
+from tgi_backend_torch.vision import Pixels
 from tgi_core.contract import (
     AdapterRows,
     BackendStats,
     Capabilities,
     Fork,
+    Image,
     LoadRequest,
     LogitsRows,
     PendingLogits,
     Progress,
+    ReadImage,
     Step,
+    StepImage,
 )
 from tgi_core.errors import Unsupported
 
 
 class ShapedBackend:
-    """Satisfies `StepBackend`, and `HoldsAdapters` once a model is loaded that may have some.
+    """Satisfies `StepBackend` and `EncodesImages`, and `HoldsAdapters` once a model is loaded that
+    may have some.
 
     Device packages pass a device whose `computing` is a `ShapedComputing`.
     """
@@ -95,6 +101,14 @@ class ShapedBackend:
         parts = [self._torch.step(_row(step, row, ends)) for row in range(step.num_rows)]
         return _Padded(tuple(parts), np.searchsorted(ends[1:] - 1, step.out).astype(np.int32))
 
+    def read_image(self, image: Image) -> ReadImage:
+        """As `TorchBackend.read_image`."""
+        return self._torch.read_image(image)
+
+    def encode_image(self, pixels: Pixels) -> Tensor:
+        """As `FlatBackend.encode_image`."""
+        return self._torch.encode_image(pixels)
+
     def stats(self) -> BackendStats:
         """Cells in use, and the memory of the cache."""
         return self._torch.stats()
@@ -119,11 +133,27 @@ class _Padded:
 def _row(step: Step, row: int, begins: NDArray[np.int32]) -> Step:
     """One row of a step."""
     n = step.n[row : row + 1]
+    begin, end = begins[row : row + 2].tolist()
+    runs = step.two_way
+    if runs is not None:
+        runs = runs[(runs[:, 0] >= begin) & (runs[:, 0] < end)] - begin
     return Step(
         seq=step.seq[row : row + 1],
         past=step.past[row : row + 1],
         n=n,
-        tokens=step.tokens[begins[row] : begins[row + 1]],
+        tokens=step.tokens[begin:end],
         out=n - 1,
         adapter=None if step.adapter is None else step.adapter[row : row + 1],
+        images=tuple(_images(step.images, begin, end)),
+        two_way=runs,
+        positions=None if step.positions is None else step.positions[:, begin:end],
     )
+
+
+def _images(images: tuple[StepImage, ...], begin: int, end: int) -> Iterator[StepImage]:
+    """What some tokens show of images."""
+    for image in images:
+        first, last = np.searchsorted(image.at, (begin, end)).tolist()
+        if first < last:
+            at = image.at[first:last] - begin
+            yield StepImage(encoded=image.encoded, skip=image.skip + first, at=at)

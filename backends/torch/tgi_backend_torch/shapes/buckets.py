@@ -40,9 +40,9 @@ class Buckets:
         longest = min(max_tokens, max_sequence_tokens)
         most_blocks = -(-max_sequence_tokens // block_tokens)
         return cls(
-            _powers(1, max_rows),
-            _powers(_LEAST_TOKENS, longest),
-            _powers(_LEAST_BLOCKS, most_blocks),
+            powers(1, max_rows),
+            powers(_LEAST_TOKENS, longest),
+            powers(_LEAST_BLOCKS, most_blocks),
             block_tokens,
         )
 
@@ -71,7 +71,8 @@ class Buckets:
         return -(-tokens // self.block_tokens)
 
 
-def _powers(first: int, last: int) -> tuple[int, ...]:
+def powers(first: int, last: int) -> tuple[int, ...]:
+    """Each twice the one before it, and the last, whatever it is."""
     found = []
     while first < last:
         found.append(first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,30 +15,11 @@ from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.shapes.adapters import StackedAdapters
 from tgi_backend_torch.shapes.attention import BlockAttention, Rows
 from tgi_backend_torch.shapes.buckets import Buckets, Shape
-from tgi_backend_torch.shapes.inputs import Inputs, fill
+from tgi_backend_torch.shapes.compiler import Compiler
+from tgi_backend_torch.shapes.inputs import Inputs, Sight, fill, show
+from tgi_backend_torch.shapes.pictures import Pictures
 from tgi_core.contract import Progress, Step
 from tgi_core.errors import Unsupported, UnsupportedModel
-
-
-class Compiler(Protocol):
-    """How a device compiles, and is started."""
-
-    def compiled(self, forward: nn.Module) -> Callable[..., Tensor]:
-        """What computes the same, compiled once for each shapes of its inputs."""
-        ...
-
-    def launch(self) -> None:
-        """Starts what was called since the last time, and does not wait for it."""
-        ...
-
-    def wait(self) -> None:
-        """Until all that was started is done."""
-        ...
-
-    @property
-    def advice(self) -> str:
-        """What to do about a model that it cannot compile."""
-        ...
 
 
 class _Forward(nn.Module):
@@ -49,6 +30,7 @@ class _Forward(nn.Module):
         self._model = model
         self._attention = attention
         self.adapters: StackedAdapters | None = None
+        self.pictures: Pictures | None = None
 
     def forward(
         self,
@@ -59,14 +41,20 @@ class _Forward(nn.Module):
         tables: Tensor,
         wanted: Tensor,
         places: Tensor,
+        *sight: Tensor,
     ) -> Tensor:
         if self.adapters is not None:
             self.adapters.use(places)
+        seen, on_axes = None, positions
+        if self.pictures is not None:
+            shown, on_axes, both_ways = sight
+            self.pictures.use(shown)
+            seen = both_ways if self.pictures.is_two_way else None
         self._attention.use(
-            Rows(positions=positions, blocks=blocks, offsets=offsets, tables=tables)
+            Rows(positions=positions, blocks=blocks, offsets=offsets, tables=tables, seen=seen)
         )
         # here, where it is compiled with the rest: who reads them wants float32
-        return self._model(tokens, positions, wanted).float()
+        return self._model(tokens, on_axes, wanted).float()
 
 
 class ShapedComputing:
@@ -105,6 +93,20 @@ class ShapedComputing:
     def adapters(self, stacks: StackedAdapters) -> None:
         self._traced.adapters = stacks
 
+    @property
+    def pictures(self) -> Pictures | None:
+        """What has the vectors of images, if the model takes any; to be set before warm-up."""
+        return self._traced.pictures
+
+    @pictures.setter
+    def pictures(self, pictures: Pictures) -> None:
+        self._traced.pictures = pictures
+
+    @property
+    def compiler(self) -> Compiler:
+        """The device's."""
+        return self._compiler
+
     def wait(self) -> None:
         """Starts what was called outside of steps, and waits for the device."""
         self._compiler.wait()
@@ -119,7 +121,7 @@ class ShapedComputing:
         for done, shape in enumerate(shapes):
             progress("compiling shapes", done, len(shapes), "shapes")
             try:
-                self._run(_empty(shape, self._cache.padding_block))
+                self._run(_empty(shape, self._cache.padding_block), None)
                 self._compiler.wait()
             except RuntimeError as error:  # no vendor has a class for it
                 raise UnsupportedModel(
@@ -134,7 +136,7 @@ class ShapedComputing:
         shape = self._buckets.shape_for(
             step.num_rows, int(step.n.max()), int((step.past + step.n).max())
         )
-        return self._run(fill(step, tables, shape, BLOCK_TOKENS, self._cache.padding_block))
+        return self._run(fill(step, tables, shape, BLOCK_TOKENS, self._cache.padding_block), step)
 
     def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         """No shape is compiled for it."""
@@ -143,8 +145,11 @@ class ShapedComputing:
     def keep(self, ids: Tensor) -> None:
         """Tokens are chosen on the host."""
 
-    def _run(self, inputs: Inputs) -> Tensor:
-        arrays = (getattr(inputs, field.name) for field in dataclasses.fields(inputs))
+    def _run(self, inputs: Inputs, step: Step | None) -> Tensor:
+        parts: tuple[Inputs | Sight, ...] = (inputs,)
+        if self.pictures is not None:
+            parts = (inputs, show(step, inputs.positions, self.pictures.num_axes))
+        arrays = [getattr(part, x.name) for part in parts for x in dataclasses.fields(part)]
         logits = self._forward(*(self._to_device(array) for array in arrays))
         self._compiler.launch()
         return logits

@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from tgi_backend_torch.computing import Computing
 from tgi_backend_torch.device import Device
 from tgi_backend_torch.lora import PlacedAdapter, linear_shape, placed
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shapes.adapters import StackedAdapters, adapter_rank, stack_bytes
 from tgi_backend_torch.shapes.computing import ShapedComputing
+from tgi_backend_torch.shapes.pictures import Pictures
 from tgi_backend_torch.trial import Trial
+from tgi_backend_torch.vision import Pixels
 from tgi_core.contract import (
     AdapterRows,
     Capabilities,
@@ -56,10 +60,26 @@ class FlatBackend(TorchBackend):
         return capabilities
 
     def warm_up(self, progress: Progress) -> None:
-        """As `TorchBackend.warm_up`; and an adapter is put somewhere."""
+        """As `TorchBackend.warm_up`; and an adapter is put somewhere, and images are looked at."""
         if self._stacks is not None:
             self.set_adapter(1, None)
+        pictures = self._computing.pictures
+        if pictures is not None:
+            pictures.warm_up()
+            for vectors in self._sight().try_out():
+                pictures.padded(vectors)
         super().warm_up(progress)
+
+    def encode_image(self, pixels: Pixels) -> Tensor:
+        """Runs the tower as it is, which compiles something for each size of image that it has not
+        seen; see `EncodesImages.encode_image`.
+
+        Returns:
+            (bucket, hidden): the vectors, and padding.
+        """
+        pictures = self._computing.pictures
+        assert pictures is not None, "the model takes no images"
+        return pictures.padded(super().encode_image(pixels))
 
     def read_adapter(self, path: Path) -> PlacedAdapter:
         """Reads a folder of PEFT to the host; see `HoldsAdapters.read_adapter`."""
@@ -98,6 +118,13 @@ class FlatBackend(TorchBackend):
         linear = {name: shape for name, shape in shapes.items() if shape is not None}
         num = request.max_adapters or _MAX_ADAPTERS
         return peak + stack_bytes(linear, num, rank, model.dtype.itemsize)
+
+    def _splice(
+        self, model: PreTrainedModel, limits: Capabilities, computing: Computing
+    ) -> Pictures:
+        assert isinstance(computing, ShapedComputing), "the device makes no other"
+        computing.pictures = Pictures(model, limits, self._device.to_device, computing.compiler)
+        return computing.pictures
 
     def _take_padded(
         self, model: PreTrainedModel, request: LoadRequest, fault: str

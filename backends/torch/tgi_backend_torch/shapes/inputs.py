@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tgi_backend_torch.layout import seen_both_ways
 from tgi_backend_torch.shapes.buckets import Shape
 from tgi_core.contract import Step
 
@@ -35,6 +36,40 @@ class Inputs:
     """(R,): the token of each row whose logits are computed."""
     places: IntArray
     """(R,): of each row's adapter; 0 is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a model that takes images is told besides: int64 arrays of T = R * N tokens."""
+
+    shown: IntArray
+    """(T,): 1 where a token stands for a vector of an image."""
+    on_axes: IntArray
+    """(A, T): rotary positions; (T,) if there is one axis."""
+    both_ways: IntArray
+    """(2, T): from and up to which position a token sees whatever causality and window say."""
+
+
+def show(step: Step | None, positions: IntArray, num_axes: int) -> Sight:
+    """Pads what a step has of images.
+
+    Args:
+        step: as `fill` got it; None: all is padding.
+        positions: what `fill` made of it.
+        num_axes: of rotary positions.
+    """
+    total = len(positions)
+    shown, both_ways = np.zeros(total, np.int64), np.zeros((2, total), np.int64)
+    on_axes = positions if num_axes == 1 else np.tile(positions, (num_axes, 1))
+    if step is not None:
+        for image in step.images:
+            shown[image.at] = 1
+        seen = seen_both_ways(step, step.token_positions())
+        if seen is not None:
+            both_ways[:, : step.num_tokens] = seen
+        if step.positions is not None:
+            on_axes[:, : step.num_tokens] = step.positions
+    return Sight(shown=shown, on_axes=on_axes, both_ways=both_ways)
 
 
 def fill(
