@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
