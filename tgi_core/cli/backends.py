@@ -23,6 +23,7 @@ class _Row:
     conformance: str
     """What the report says that its package ships; empty if it ships none."""
     available: bool
+    by_name_only: bool = False
     devices: tuple[str, ...] = ()
     reason: str = ""
     notes: tuple[str, ...] = ()
@@ -75,6 +76,7 @@ def _rows(disabled: frozenset[str]) -> list[_Row]:
                 version=versions[name],
                 conformance=levels[name],
                 available=found.available,
+                by_name_only=found.by_name_only,
                 devices=found.devices,
                 reason=found.reason,
                 notes=found.notes,
@@ -87,7 +89,7 @@ def _rows(disabled: frozenset[str]) -> list[_Row]:
 def _table(rows: Sequence[_Row]) -> str:
     cells = [("NAME", "VERSION", "CONFORMANCE", "AVAILABLE", "DEVICES", "NOTES")]
     for row in rows:
-        available = "yes" if row.available else "no"
+        available = "by name" if row.by_name_only else "yes" if row.available else "no"
         devices = ", ".join(row.devices) or "-"
         notes = "; ".join(filter(None, (row.reason, *row.notes))) or "-"
         cells.append((row.name, row.version, row.conformance or "-", available, devices, notes))

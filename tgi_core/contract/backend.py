@@ -96,9 +96,11 @@ class Probe:
     available: bool
     devices: tuple[str, ...] = ()
     reason: str = ""
-    """If not available: why, and what to do about it."""
+    """If not available, or for those alone who name it: why, and what to do about it."""
     notes: tuple[str, ...] = ()
     """What an operator should know, such as a fault of the CPU that was worked round."""
+    by_name_only: bool = False
+    """It can serve here, and others do it better: only `--backend` chooses it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ def choose_backend(
     """The backend named `wanted`; without a name, the best one for these files.
 
     A backend that is asked for by name need not accept the files: it may know better when it
-    loads them. Otherwise, of those that accept the files and are available, the highest priority
-    is taken.
+    loads them. Otherwise, of those that accept the files, are available and want to be chosen, the
+    highest priority is taken.
 
     Args:
         files: the model.
@@ -59,7 +59,7 @@ def choose_backend(
         available = []
         for spec in equals:
             found = probe(spec)
-            if found.available:
+            if found.available and not found.by_name_only:
                 available.append(spec)
             else:
                 reasons[spec.name] = found.reason or "not available on this machine"

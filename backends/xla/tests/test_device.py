@@ -10,6 +10,7 @@ import transformers
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shapes.backend import ShapedBackend
 from tgi_backend_xla.device import XlaDevice
+from tgi_backend_xla.probe import describe
 
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
@@ -150,6 +151,14 @@ def test_a_model_that_cannot_be_compiled_is_told_what_to_do(load):
     with pytest.raises(UnsupportedModel, match=r"--max-batch-size.*runs with --backend torch"):
         backend.warm_up(no_progress)
     assert XlaDevice(Counting()).is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: hbm"))
+
+
+def test_without_a_tpu_it_serves_those_alone_who_ask_for_it():
+    assert not describe("TPU", (), {}).by_name_only
+    assert not describe("CPU", (), {"PJRT_DEVICE": "CPU"}).by_name_only
+    found = describe("CPU", (), {})
+    assert found.available and found.by_name_only
+    assert "--backend xla or PJRT_DEVICE=CPU" in found.reason
 
 
 @pytest.mark.skipif(find_spec("torch_xla") is not None, reason="torch_xla is installed")

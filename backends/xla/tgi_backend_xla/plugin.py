@@ -27,7 +27,7 @@ def create() -> StepBackend:
 
 @hookimpl
 def tgi_backend() -> BackendSpec:
-    """Before all that runs on the CPU: who installs torch_xla wants what it finds."""
+    """Before all that runs on the CPU, where there is a TPU or somebody asks for it."""
     return BackendSpec(
         name="xla",
         contract=(1, 0),

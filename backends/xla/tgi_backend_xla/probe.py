@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 from tgi_core.contract import Probe
@@ -27,11 +29,25 @@ def probe_xla() -> Probe:
             "that no other process holds, and PJRT_DEVICE unset, TPU or CPU."
         )
     notes = [f"compiles for {kind}, torch {torch.__version__}"]
-    if kind == "CPU":
-        notes.append("no TPU was found: --backend torch is faster on a CPU")
     if num > 1:
         notes.append(f"of {num} devices the first is used")
-    return Probe(available=True, devices=(f"xla:{kind.lower()}",), notes=tuple(notes))
+    return describe(kind, tuple(notes), os.environ)
+
+
+def describe(kind: str, notes: tuple[str, ...], environment: Mapping[str, str]) -> Probe:
+    """What there is to say of a device; nobody is compiled for a CPU who has not asked for it."""
+    unasked = kind == "CPU" and not environment.get("PJRT_DEVICE")
+    reason = (
+        "torch_xla finds no TPU, and others are faster on a CPU: --backend xla or PJRT_DEVICE=CPU "
+        "compiles for it all the same."
+    )
+    return Probe(
+        available=True,
+        devices=(f"xla:{kind.lower()}",),
+        notes=notes,
+        by_name_only=unasked,
+        reason=reason if unasked else "",
+    )
 
 
 def _missing(reason: str) -> Probe:

@@ -74,6 +74,16 @@ def test_an_unavailable_device_falls_back_to_the_next_priority():
     assert choose_backend(FOLDER, None, [spec("gpu", priority=9, available=False), cpu]) is cpu
 
 
+def test_one_that_others_are_better_than_is_taken_by_its_name_alone():
+    cpu = spec("cpu")
+    found = Probe(available=True, by_name_only=True, reason="slow here")
+    slow = spec("slow", priority=9, probe=lambda: found)
+    assert choose_backend(FOLDER, None, [slow, cpu]) is cpu
+    assert choose_backend(FOLDER, "slow", [slow, cpu]) is slow
+    with pytest.raises(BackendUnavailable, match="slow: slow here"):
+        choose_backend(FOLDER, None, [slow])
+
+
 def test_two_alike_are_an_error_that_names_both_and_the_flag():
     with pytest.raises(BackendUnavailable) as error:
         choose_backend(FOLDER, None, [spec("b"), spec("a")])
