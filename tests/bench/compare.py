@@ -12,6 +12,12 @@ Nothing else should run meanwhile; machines are noisy, so read ratios.
 With `--together` all servers stay up, each load goes round them before the next one begins, and
 those that wait for their turn are stopped: what is compared runs within seconds, and its ratio is
 the median of the rounds' own. It needs memory for all of them.
+
+`--load` gives `tgi bench` flags for another load, and `--beside N` keeps N ordinary streams running
+next to it, which get a table of their own:
+
+    --streams 4 --load='--shared-prefix 400 --prompt-tokens 20:20 --output-tokens 32:32'
+    --streams 1 --load='--prompt-tokens 4000:4000 --output-tokens 64:64' --beside 4
 """
 
 from __future__ import annotations
@@ -46,6 +52,8 @@ def main() -> int:
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--streams", default="1,4,16,32")
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--load", default="", metavar="FLAGS", help="of `tgi bench`")
+    parser.add_argument("--beside", type=int, default=0, metavar="STREAMS")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL")
     parser.add_argument("--no-ignore-eos", action="append", default=[], metavar="NAME")
     parser.add_argument("--json", type=Path)
@@ -58,7 +66,7 @@ def main() -> int:
         name, command = named.split("=", 1)
         flags = ["--model", models[name]] if name in models else []
         flags += ["--no-ignore-eos"] if name in args.no_ignore_eos else []
-        servers.append(Server(name, command, flags))
+        servers.append(Server(name, command, flags, shlex.split(args.load), args.beside))
     streams = [int(text) for text in args.streams.split(",")]
     results: dict[str, dict[int, list[dict[str, Any]]]] = {
         server.name: {count: [] for count in streams} for server in servers
@@ -70,6 +78,12 @@ def main() -> int:
             f"{server.name} {count} streams: {load['output_tokens_per_s']:.1f} tokens/s", flush=True
         )
     print(table(results, streams))
+    if args.beside:
+        others = {
+            name: {args.beside: [load["beside"] for loads in own.values() for load in loads]}
+            for name, own in results.items()
+        }
+        print(f"\nbeside it:\n{table(others, [args.beside])}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
     return 0
@@ -82,7 +96,11 @@ class Server:
     name: str
     command: str
     flags: list[str]
-    """Of `tgi bench`."""
+    """Of `tgi bench`, which the server needs."""
+    load: list[str]
+    """Of `tgi bench`, which say what to measure."""
+    beside: int
+    """Ordinary streams that run meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +113,18 @@ class Running:
 
     def measure(self, count: int, seed: int) -> dict[str, Any]:
         """One load."""
-        load = bench(self.port, count, REQUESTS.get(count, 2 * count), seed, self.server.flags)
+        server, requests = self.server, REQUESTS.get(count, 2 * count)
+        with ExitStack() as stack:
+            if server.beside:
+                others = stack.enter_context(
+                    Bench(self.port, server.beside, REQUESTS[16], 500 + seed, server.flags)
+                )
+            flags = [*server.flags, *server.load]
+            with Bench(self.port, count, requests, seed, flags) as own:
+                load = own.result()
+            if server.beside:
+                load["beside"] = others.result()
+                load["beside"]["memory_bytes"] = memory_bytes(self.process.pid)
         load["memory_bytes"] = memory_bytes(self.process.pid)
         return load
 
@@ -149,7 +178,8 @@ def started(server: Server) -> Iterator[Running]:
     running = Running(server, process, port)
     try:
         wait_ready(process, port, log.name)
-        bench(port, 2, 4, 999, server.flags)  # warm
+        with Bench(port, 2, 4, 999, server.flags) as warming:
+            warming.result()
         yield running
     finally:
         running.signal(signal.SIGCONT)
@@ -175,13 +205,29 @@ def wait_ready(process: subprocess.Popen[bytes], port: int, log: str) -> None:
     raise SystemExit(f"a server did not get ready; see {log}")
 
 
-def bench(port: int, streams: int, requests: int, seed: int, flags: list[str]) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+class Bench:
+    """A `tgi bench` that was started, and is ended at the latest when its block is left."""
+
+    def __init__(self, port: int, streams: int, requests: int, seed: int, flags: list[str]) -> None:
+        self._file = tempfile.NamedTemporaryFile(suffix=".json")
         command = [sys.executable, "-m", "tgi_core", "bench", "--url", f"http://127.0.0.1:{port}"]
         command += ["--streams", str(streams), "--requests", str(requests), "--seed", str(seed)]
-        subprocess.run([*command, *flags, "--json", file.name], stdout=subprocess.DEVNULL)
-        load: dict[str, Any] = json.loads(Path(file.name).read_text())["loads"][0]
+        command += [*flags, "--json", self._file.name]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def result(self) -> dict[str, Any]:
+        """Waits for it: its load."""
+        self._process.wait()
+        load: dict[str, Any] = json.loads(Path(self._file.name).read_text())["loads"][0]
         return load
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._file.close()
 
 
 def memory_bytes(pid: int) -> int:

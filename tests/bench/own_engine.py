@@ -1,0 +1,124 @@
+"""Our engine beside OpenVINO's own (openvino-genai), both in this process, without any server.
+
+    pip install openvino-genai optimum-intel
+    optimum-cli export openvino --model FOLDER --task text-generation-with-past \\
+        --weight-format fp16 EXPORTED
+    python -m tests.bench.own_engine FOLDER EXPORTED --rounds 3
+
+Both compute in bfloat16 and get the same prompts of token ids, in the lengths of `tgi bench`, in a
+closed loop. They take turns within seconds; a ratio is the median of the rounds'.
+`openvino-genai` may be in another environment of the same Python: add its site-packages to
+PYTHONPATH behind this one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import openvino
+import openvino_genai  # type: ignore[import-not-found]
+
+from tests.bench.compare import REQUESTS
+from tests.bench.step_time import request
+from tgi_core.builtin import local_source
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.contract import DType, LoadRequest, Request, TokenEvent
+from tgi_core.engine.step_engine import StepEngine
+from tgi_core.plugin.manager import Plugins
+
+Loop = Callable[[Sequence[Request], int], int]
+"""Runs requests, so many at once: the number of their output tokens."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("exported")
+    parser.add_argument("--streams", default="1,4,16,32")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    loops = {"openvino-genai": theirs(args.exported), "ours": ours(args.folder)}
+    print("| streams | openvino-genai, tokens/s | ours | ratio, each round | median |")
+    print("|--:|--:|--:|---|--:|")
+    for streams in [int(text) for text in args.streams.split(",")]:
+        rates: dict[str, list[float]] = {name: [] for name in loops}
+        for seed in range(args.rounds):
+            rng = random.Random(f"{streams} {seed}")
+            requests = [request(i, rng, 0.0) for i in range(REQUESTS.get(streams, 2 * streams))]
+            for name, loop in loops.items():
+                began = time.perf_counter()
+                tokens = loop(requests, streams)
+                rates[name].append(tokens / (time.perf_counter() - began))
+        ratios = [own / other for other, own in zip(*rates.values(), strict=True)]
+        medians = " | ".join(f"{statistics.median(rate):.1f}" for rate in rates.values())
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"| {streams} | {medians} | {each} | {statistics.median(ratios):.2f} |", flush=True)
+    return 0
+
+
+def ours(folder: str) -> Loop:
+    """The whole engine: scheduler, sampler and backend."""
+    plugins = Plugins(builtins=(local_source,))
+    files = plugins.model_source(folder)
+    backend = plugins.backend(files, "openvino").create()
+    engine = StepEngine(backend, FirstComeFirstServed())  # type: ignore[arg-type]
+    engine.start(LoadRequest(model=files, dtype=DType.BFLOAT16), lambda *a, **k: None)
+
+    def loop(requests: Sequence[Request], streams: int) -> int:
+        waiting, live, tokens = list(requests), 0, 0
+        while waiting or engine.busy:
+            while waiting and live < streams:
+                engine.submit(waiting.pop())
+                live += 1
+            for event in engine.poll(0):
+                if isinstance(event, TokenEvent):
+                    tokens += 1
+                    live -= event.finish is not None
+        return tokens
+
+    return loop
+
+
+def theirs(exported: str) -> Loop:
+    """Its continuous batching, with the sizes that ours has: 512 tokens a step, prefixes shared."""
+    config = openvino_genai.SchedulerConfig()
+    config.cache_size = 2
+    config.max_num_batched_tokens = 512
+    config.max_num_seqs = 64
+    config.enable_prefix_caching = True
+    config.dynamic_split_fuse = True
+    pipe = openvino_genai.ContinuousBatchingPipeline(
+        exported, config, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16"}
+    )
+
+    def loop(requests: Sequence[Request], streams: int) -> int:
+        waiting, live, tokens = list(requests), {}, 0
+        while waiting or live:
+            while waiting and len(live) < streams:
+                wanted = waiting.pop()
+                params = openvino_genai.GenerationConfig()
+                params.max_new_tokens = wanted.stop.max_new_tokens
+                params.ignore_eos = True
+                params.do_sample = False
+                prompt = openvino.Tensor(np.array([wanted.prompt], np.int64))
+                number = int(wanted.request_id)
+                live[number] = pipe.add_request(number, prompt, params)
+            pipe.step()
+            for number, handle in list(live.items()):
+                while handle.can_read():
+                    tokens += sum(len(o.generated_ids) for o in handle.read().values())
+                if handle.get_status() != openvino_genai.GenerationStatus.RUNNING:
+                    del live[number]
+        return tokens
+
+    return loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())
