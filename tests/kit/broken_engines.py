@@ -33,8 +33,10 @@ from tgi_core.contract import (
 from tgi_core.engine.guidance import Guidance
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.testing.conformance import EngineConformance
+from tgi_core.testing.conformance.engine import driver
 from tgi_core.testing.fake import FakeBackend, FakeShape
 
+driver._PATIENCE_S = 2.0
 SHAPE = FakeShape(max_rows=5, max_sequences=8, max_sequence_tokens=120)
 ENGINES: dict[str, type[FaultyEngine]] = {}
 
@@ -109,6 +111,18 @@ class RunsMoreThanItMay(FaultyEngine):
     def stats(self) -> StepStats:
         stats = super().stats()
         return replace(stats, num_running=stats.num_running + stats.num_waiting, num_waiting=0)
+
+
+class ForgetsWhatHasToWait(FaultyEngine):
+    """It is asked for tokens, comes back each time, and makes none."""
+
+    def submit(self, request):
+        if self.scheduler.num_waiting + self.scheduler.num_running < SHAPE.max_rows:
+            super().submit(request)
+
+    @property
+    def busy(self):
+        return True
 
 
 class CountsTwice(FaultyEngine):

@@ -17,6 +17,7 @@ CAUGHT_BY = {
     "TellsAllAtTheEnd": "test_tokens_are_told_as_they_are_made",
     "IsNeverBusy": "test_an_idle_engine_says_so",
     "RunsMoreThanItMay": "test_more_requests_than_fit_wait_for_their_turn",
+    "ForgetsWhatHasToWait": "test_more_requests_than_fit_wait_for_their_turn",
     "CountsTwice": "test_counters_count_what_was_told",
     "StopsOneShort": "test_length_is_exact",
     "SwallowsTheEndToken": "test_a_token_that_ends_a_sequence_is_its_last",

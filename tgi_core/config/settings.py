@@ -93,8 +93,8 @@ class SchedulingSettings:
     step_timeout_s: float = setting(
         600.0,
         SECONDS,
-        "longest that a step may take; then the engine hangs, and is replaced. 0: as long as it "
-        "takes",
+        "longest that an engine with requests may take to compute a token; then it hangs, and is "
+        "replaced. 0: as long as it takes",
         flag="step-timeout",
     )
 

@@ -100,7 +100,12 @@ class Engine(Protocol):
         ...
 
     def poll(self, timeout_s: float) -> Sequence[Event]:
-        """Works until there are events, but no longer than about `timeout_s` without work."""
+        """Works until there are events, but no longer than about `timeout_s` without work.
+
+        Progress is an event, or more `StepStats.prefill_tokens` than before. An engine that has
+        requests and makes none for the time of `--step-timeout` is taken for hung, however often
+        `poll` comes back, and its process replaced.
+        """
         ...
 
     @property

@@ -20,6 +20,7 @@ from time import monotonic
 from tgi_core import errors
 from tgi_core.contract import AdapterRef, EngineInfo, Feature, Request, RequestFailed, StepStats
 from tgi_core.engine.open_requests import OpenRequest
+from tgi_core.engine.watch import LOOKS, Watch
 from tgi_core.errors import BadAdapter, EngineLost, GenerationError, NotReady, SetupError
 from tgi_core.ipc.client import Connection, Listener
 from tgi_core.ipc.messages import (
@@ -44,8 +45,6 @@ _MAX_BARREN_DEATHS = 4
 _MAX_DEATHS_WHILE_LOADING = 2
 """The same for a model that no engine has ever got ready: it is probably the model's fault."""
 _RESTART_DELAY_S = 0.5
-_LOOKS = 10
-"""How often an engine must be found silent. Time is not measured: a machine may sleep, and wake."""
 _ADVICE = {
     signal.SIGILL: "the CPU lacks an instruction that the backend was compiled for",
     signal.SIGBUS: "shared memory or the disk under a memory-mapped file is full",
@@ -59,11 +58,11 @@ class Supervisor:
     """Implements `EngineClient`. Use from one event loop."""
 
     def __init__(self, on_progress: Callable[[Loading], None], step_timeout_s: float = 600) -> None:
-        """An engine may be silent so long while it has work; 0 is for ever."""
+        """An engine may make no progress for so long while it has work; 0 is for ever."""
         self._on_progress = on_progress
         self._step_timeout_s = step_timeout_s
-        self._heard = False
-        """Whether the engine has said anything since the last look."""
+        self._watch = Watch()
+        """Of the present engine."""
         self._listener = Listener()
         self._process: asyncio.subprocess.Process | None = None
         self._connection: Connection | None = None
@@ -195,7 +194,8 @@ class Supervisor:
             start_new_session=True,
         )
         began = monotonic()
-        watching = asyncio.create_task(self._watch(self._process))
+        self._watch = Watch()
+        watching = asyncio.create_task(self._end_if_it_hangs(self._process))
         status = await self._process.wait()
         watching.cancel()
         self._ready.clear()
@@ -215,16 +215,13 @@ class Supervisor:
                 len(self._open),
             )
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        silent = 0
+    async def _end_if_it_hangs(self, process: asyncio.subprocess.Process) -> None:
         while self._step_timeout_s:
-            self._heard = False
-            await asyncio.sleep(self._step_timeout_s / _LOOKS)
-            at_work = any(opened.sent for opened in self._open.values())
-            silent = silent + 1 if at_work and not self._heard else 0
-            if silent == _LOOKS:
-                logger.error("no step has ended for %g s: the engine hangs", self._step_timeout_s)
+            await asyncio.sleep(self._step_timeout_s / LOOKS)
+            if self._watch.look(at_work=any(opened.sent for opened in self._open.values())):
+                logger.error("no token has come for %g s: the engine hangs", self._step_timeout_s)
                 process.kill()
+                return
 
     def _on_connected(self, connection: Connection) -> None:
         self._connection, self._vocabulary_sent = connection, False
@@ -233,10 +230,10 @@ class Supervisor:
     def _on_messages(self, connection: Connection, messages: list[FromEngine]) -> None:
         if connection is not self._connection:
             return  # the last words of an engine that is known to be dead
-        self._heard = True
         for message in messages:
             match message:
                 case StepDone():
+                    self._watch.hear(message)
                     self._on_step(message)
                 case Loading():
                     self._on_progress(message)

@@ -155,6 +155,18 @@ class StepDone(msgspec.Struct, tag=True, gc=False):
     stats: StepStats | None = None
     """Now and then."""
 
+    @property
+    def has_events(self) -> bool:
+        """Whether it tells more than the stats."""
+        return bool(
+            self.started
+            or self.scored
+            or self.tokens
+            or self.embedded
+            or self.failed
+            or self.adapters
+        )
+
     @classmethod
     def of(cls, events: list[Event], stats: StepStats | None) -> StepDone:
         """Sorts events by kind."""

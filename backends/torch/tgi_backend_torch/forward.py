@@ -18,7 +18,7 @@ class FlatModel:
         self.model = model
         # some classes of older transformers compute all logits or none
         self._base: nn.Module | None = None if model.base_model is model else model.base_model
-        self._gradless = _gradless(model.device)
+        self._gradless = gradless(model.device)
         self._can_choose = "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
     def __call__(self, tokens: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def _batched(positions: Tensor) -> Tensor:
 
 
 @cache
-def _gradless(device: torch.device) -> type[AbstractContextManager[None]]:
+def gradless(device: torch.device) -> type[AbstractContextManager[None]]:
     """Inference mode, which takes the least time; or what serves on devices that trace tensors, and
     so cannot have views of weights there.
     """

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.attention import IMPLEMENTATION
+from tgi_backend_torch.forward import gradless
 from tgi_core.contract import Image, ReadImage, TwoWay
 from tgi_core.errors import BadImage, BadModel, UnsupportedModel
 
@@ -186,7 +187,7 @@ class ImageTower:
             name: value.to(device, dtype if value.is_floating_point() else None)
             for name, value in pixels.items()
         }
-        with torch.inference_mode():
+        with gradless(device)():
             found = self._model.get_image_features(**inputs, return_dict=True).pooler_output
             vectors: Tensor = found if isinstance(found, Tensor) else torch.cat(tuple(found))
         return vectors.reshape(-1, vectors.shape[-1])

@@ -27,6 +27,7 @@ from tgi_core.contract import (
     TokenEvent,
 )
 from tgi_core.engine.process import create_engine, offered
+from tgi_core.engine.watch import LOOKS, Watch
 from tgi_core.errors import (
     BackendDead,
     BadModel,
@@ -34,7 +35,7 @@ from tgi_core.errors import (
     SetupError,
     UsageError,
 )
-from tgi_core.ipc.messages import Start
+from tgi_core.ipc.messages import Start, StepDone
 
 StartEngine = Callable[..., TrtLlmEngine]
 
@@ -199,15 +200,18 @@ def test_an_executor_that_dies_takes_the_engine_with_it(start: StartEngine) -> N
         run(engine)
 
 
-def test_an_executor_that_hangs_counts_as_dead(
-    start: StartEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_executor_that_hangs_makes_no_progress(start: StartEngine) -> None:
+    """So core, which watches for it, replaces the engine after `--step-timeout`."""
     from tensorrt_llm.executor.worker import STALLING_TOKEN
 
     engine = start()
-    monkeypatch.setattr("tgi_backend_trtllm.engine._SILENCE_S", 0.3)
-    with pytest.raises(BackendDead, match="nothing for"):
-        run(engine, request([STALLING_TOKEN, 1]))
+    engine.submit(request([STALLING_TOKEN, 1]))
+    watch = Watch()
+    looks = []
+    for _ in range(LOOKS):
+        watch.hear(StepDone.of(list(engine.poll(0.01)), engine.stats()))
+        looks.append(watch.look(at_work=engine.busy))
+    assert looks == [False] * (LOOKS - 1) + [True]
 
 
 @pytest.mark.parametrize(

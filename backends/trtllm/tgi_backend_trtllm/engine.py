@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from tgi_backend_trtllm.answers import Answer
@@ -42,9 +41,8 @@ logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.005
 """Longest wait for tokens: a new request may come."""
-_SILENCE_S = 600.0
-"""The executor hangs if it has requests and tells nothing for so long. Core sees a step that never
-ends by itself, but not this, since `poll` comes back all the same."""
+_FIRST_TOKEN_S = 600.0
+"""Longest that a model which was loaded may take for the token of warm-up."""
 _LOAD_S = 5.0
 
 
@@ -70,8 +68,6 @@ class TrtLlmEngine:
         self._ids: dict[int, str] = {}
         """Of open requests, by number."""
         self._events: list[Event] = []
-        self._heard_s = 0.0
-        """When the executor had nothing to do, or told something."""
         self._adapters: AdapterTable | None = None
         self._prefilled = self._cached = self._generated = 0
         """Tokens: of prompts, computed and found in the cache; and new ones."""
@@ -131,8 +127,6 @@ class TrtLlmEngine:
         if fault is not None:
             self._fail(request.request_id, fault, invalid=True)
             return
-        if not self._open:
-            self._heard_s = monotonic()
         number = next(self._numbers)
         answer = Answer(request, self.info.max_sequence_tokens)
         self._open[request.request_id] = _Open(number, answer)
@@ -169,14 +163,10 @@ class TrtLlmEngine:
         """What the executor has told.
 
         Raises:
-            BackendDead: the executor is gone, or hangs.
+            BackendDead: the executor is gone.
         """
         waits = min(timeout_s, _WAIT_S) if self._open and not self._events else 0
         news = self._pump.take(waits)
-        if news:
-            self._heard_s = monotonic()
-        elif self._open and monotonic() - self._heard_s > _SILENCE_S:
-            raise BackendDead(f"TensorRT-LLM's executor has told nothing for {_SILENCE_S:g} s")
         for number, told in news:
             request_id = self._ids.get(number)
             if isinstance(told, Exception) and not isinstance(told, JobRefused):
@@ -238,10 +228,10 @@ class TrtLlmEngine:
         self._pump.begin(0, job)
         ended = False
         while not ended:
-            told = self._pump.take(_SILENCE_S)
+            told = self._pump.take(_FIRST_TOKEN_S)
             chunks = [chunk for _, chunk in told if isinstance(chunk, Chunk)]
             if not told or len(chunks) < len(told):
-                fault = str(told[-1][1]) if told else f"no token in {_SILENCE_S:.0f} s"
+                fault = str(told[-1][1]) if told else f"no token in {_FIRST_TOKEN_S:.0f} s"
                 self.close()
                 raise SetupError(
                     f"TensorRT-LLM loaded the model and cannot generate with it: {fault}."

@@ -154,9 +154,9 @@ def test_a_model_that_cannot_be_compiled_is_told_what_to_do(load):
 
 
 def test_without_a_tpu_it_serves_those_alone_who_ask_for_it():
-    assert not describe("TPU", (), {}).by_name_only
-    assert not describe("CPU", (), {"PJRT_DEVICE": "CPU"}).by_name_only
-    found = describe("CPU", (), {})
+    assert not describe("TPU", (), is_named=False).by_name_only
+    assert not describe("CPU", (), is_named=True).by_name_only
+    found = describe("CPU", (), is_named=False)
     assert found.available and found.by_name_only
     assert "--backend xla or PJRT_DEVICE=CPU" in found.reason
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 
 from tgi_core.contract import Probe
@@ -16,6 +16,7 @@ def probe_xla() -> Probe:
             "torch_xla is not installed: pip install torch==2.9.0 'torch_xla[tpu]==2.9.0', in an "
             "environment of its own."
         )
+    is_named = _is_device_named()
     try:
         import torch
 
@@ -31,12 +32,18 @@ def probe_xla() -> Probe:
     notes = [f"compiles for {kind}, torch {torch.__version__}"]
     if num > 1:
         notes.append(f"of {num} devices the first is used")
-    return describe(kind, tuple(notes), os.environ)
+    return describe(kind, tuple(notes), is_named=is_named)
 
 
-def describe(kind: str, notes: tuple[str, ...], environment: Mapping[str, str]) -> Probe:
-    """What there is to say of a device; nobody is compiled for a CPU who has not asked for it."""
-    unasked = kind == "CPU" and not environment.get("PJRT_DEVICE")
+@cache
+def _is_device_named() -> bool:
+    """Whether PJRT_DEVICE was set when it was asked first: torch_xla sets it to what it finds."""
+    return bool(os.environ.get("PJRT_DEVICE"))
+
+
+def describe(kind: str, notes: tuple[str, ...], *, is_named: bool) -> Probe:
+    """What there is to say of a device; nothing is compiled for a CPU unless somebody named it."""
+    unasked = kind == "CPU" and not is_named
     reason = (
         "torch_xla finds no TPU, and others are faster on a CPU: --backend xla or PJRT_DEVICE=CPU "
         "compiles for it all the same."
