@@ -101,9 +101,9 @@ ROWS = (
     Row(
         IMAGES,
         "xla",
-        Seen.SIMULATOR,
-        "backends/xla/tests/test_device.py"
-        "::test_no_image_needs_a_step_that_warm_up_has_not_compiled",
+        Seen.DEVICE,
+        "backends/xla/tests/test_engine.py"
+        "::test_images_give_what_the_cpu_gives_and_compile_nothing_when_they_are_known",
     ),
     Row(
         SHARDS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import urllib.request
@@ -101,3 +102,42 @@ def test_a_stream_outlives_the_process_of_the_library(server: Server) -> None:
                     assert pid is not None
                     os.kill(pid, signal.SIGKILL)
     assert said[-1]["generated_text"] == whole["generated_text"]
+
+
+def test_requests_have_their_adapters_over_http(
+    tiny: Path, loras: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those named at the start and those loaded later; that they are right, the kit says."""
+    monkeypatch.setenv("PYTHONPATH", str(SIMULATOR))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one, two = loras
+    shutil.copytree(two, tmp_path / "two")
+    broken = Path(shutil.copytree(one, tmp_path / "broken"))
+    (broken / "adapter_model.safetensors").write_bytes(b"no tensors")
+    flags = ["--backend", "trtllm", "--backend-option", "adapters=on"]
+    limits = ["--max-total-tokens", "96", "--cache-tokens", "512", "--dtype", "float32"]
+    adapters = ["--lora-adapters", f"one={one}", "--lora-folder", str(tmp_path)]
+    with running(sys.executable, tmp_path, str(tiny), *flags, *limits, *adapters) as server:
+
+        def load(name: str) -> tuple[int, Any]:
+            body = {"lora_name": name, "lora_path": name}
+            return server.post("/v1/load_lora_adapter", body)
+
+        assert load("two")[0] == 200
+        status, answer = load("broken")
+        assert status == 422 and b"damaged" in answer
+        base, first, second = (text(server, name) for name in (None, "one", "two"))
+        assert len({base, first, second}) == 3
+        assert [text(server, name) for name in ("two", None, "one")] == [second, base, first]
+        status, answer = ask(server, "/generate", asking("nobody"))
+        assert status == 422 and "names no adapter of this server" in answer["error"]
+
+
+def asking(adapter: str | None) -> dict[str, Any]:
+    return {"inputs": "Once", "parameters": {"max_new_tokens": 8, "adapter_id": adapter}}
+
+
+def text(server: Server, adapter: str | None) -> str:
+    status, answer = ask(server, "/generate", asking(adapter))
+    assert status == 200, answer
+    return str(answer["generated_text"])

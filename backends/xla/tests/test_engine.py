@@ -57,8 +57,8 @@ def logits_of(backend, adapter=0):
 
 @needs_torch_xla
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_vl", "gemma3"])
-def test_images_give_what_the_cpu_gives_and_compile_nothing_in_steps(family, tmp_path):
-    """A new size of image may be compiled for when it is looked at; a known one is not."""
+def test_images_give_what_the_cpu_gives_and_compile_nothing_when_they_are_known(family, tmp_path):
+    """A new size of image may be compiled for when it is looked at."""
     from tgi_backend_xla.plugin import create
 
     model = make_seeing(tmp_path / "model", family)
