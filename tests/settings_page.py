@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from tests.backend_variables import specs
 from tgi_core.config.effective import to_toml
 from tgi_core.config.kinds import Shape
 from tgi_core.config.launcher import launcher_options
@@ -72,6 +73,14 @@ What fetches models reads these itself: `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`,
 | 130, 143 | ended by SIGINT or SIGTERM, and requests were cut |
 """
 
+_DEVICES = """
+Variables of TGI's servers for one device are heeded, or told to have no effect, by the backend that
+serves, also under `tgi serve`:
+
+| backend | variable | what it does |
+|---|---|---|
+"""
+
 
 def settings_page() -> str:
     """The page as it should be."""
@@ -80,6 +89,11 @@ def settings_page() -> str:
         parts += [f"\n### {group}\n\n", *_table(o for o in OPTIONS if _group(o) == group)]
     parts += [_LAUNCHER, "\n", *_table(launcher_options()[: len(FLAGS)]), _VARIABLES]
     parts += [f"| `{name}` | {why} |\n" for name, why in IDLE_VARIABLES.items()]
+    parts.append(_DEVICES)
+    for spec in specs():
+        rows = {name: f"sets the option `{option}`" for name, option in spec.variables.items()}
+        rows |= {name: f"no effect: {why}" for name, why in spec.idle_variables.items()}
+        parts += [f"| `{spec.name}` | `{name}` | {what} |\n" for name, what in rows.items()]
     return "".join([*parts, _HUB])
 
 

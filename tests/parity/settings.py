@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.backend_variables import specs
 from tests.parity.rows import Row, Rows, Verdict, better, no_meaning, one_a_name, refused, yes
 from tgi_core.config.tgi_flags import FLAGS, IDLE_VARIABLES, TgiFlag
 
 _FLAGS = "tests/unit/config/test_tgi_flags.py::"
 _LAUNCHER = "tests/unit/config/test_launcher.py::"
+_DEVICES = "tests/unit/engine/test_variables.py::"
 _HUB = "tests/unit/builtin/test_hub_source.py::"
 _SETS = _FLAGS + "test_each_flag_that_is_a_setting_sets_it"
 _REFUSED = _FLAGS + "test_each_flag_that_would_be_missed_is_refused_by_name"
@@ -127,10 +129,6 @@ _OTHER_VARIABLES: Rows = {
     "RANK WORLD_SIZE DEBUG TORCH_NCCL_AVOID_RECORD_STREAMS SAFETENSORS_FAST_GPU": no_meaning(
         _SILENT, "only TGI's shards need it"
     ),
-    "QUANT_CONFIG ENABLE_HPU_GRAPH": yes(
-        _LAUNCHER + "test_gaudis_variables_become_options_of_its_backend",
-        "options `quant_config` and `graphs` of the backend `gaudi`",
-    ),
     "HABANA_VISIBLE_DEVICES PT_HPU_LAZY_MODE PT_HPU_ENABLE_LAZY_COLLECTIVES": no_meaning(
         _SILENT, "Habana's PyTorch itself reads its own"
     ),
@@ -150,6 +148,12 @@ def variables() -> Iterator[tuple[str, Row]]:
     yield from one_a_name(_OTHER_VARIABLES)
     for name, why in IDLE_VARIABLES.items():
         yield name, no_meaning(_FLAGS + "test_each_variable_without_effect_says_so", why)
+    for spec in specs():
+        for name, option in spec.variables.items():
+            text = f"option `{option}` of the backend `{spec.name}`"
+            yield name, yes(_DEVICES + "test_a_variable_sets_an_option_unless_it_is_given", text)
+        for name, why in spec.idle_variables.items():
+            yield name, no_meaning(_DEVICES + "test_a_variable_without_effect_says_so", why)
 
 
 def silent_variables() -> list[str]:

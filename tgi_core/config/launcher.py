@@ -17,7 +17,6 @@ from tgi_core.config.settings import OPTIONS
 from tgi_core.config.sources import DEFAULT, Chosen
 from tgi_core.config.tgi_flags import (
     ALSO,
-    BACKEND_OPTIONS,
     FLAGS,
     IDLE_VARIABLES,
     SHORT,
@@ -66,13 +65,6 @@ def settings_of(
         told["host"] = Chosen("0.0.0.0", DEFAULT)
     if told["port"].origin == DEFAULT and chosen["model-id"].origin == "HF_MODEL_ID":
         told["port"] = Chosen(_SAGEMAKER_PORT, "SageMaker's, since HF_MODEL_ID names the model")
-    options = {
-        key: environment[name] for name, key in BACKEND_OPTIONS.items() if environment.get(name)
-    }
-    if options:
-        given = told["backend-option"]
-        origin = given.origin if given.value else " and ".join(BACKEND_OPTIONS)
-        told["backend-option"] = Chosen({**options, **given.value}, origin)
     log_filter = environment.get("LOG_LEVEL")
     if log_filter and told["log-level"].origin == DEFAULT:
         told["log-level"] = Chosen(level_of(log_filter), "LOG_LEVEL")

@@ -162,42 +162,6 @@ ALSO = {
 }
 """TGI's variables for options that are no flags of TGI."""
 
-BACKEND_OPTIONS = {"QUANT_CONFIG": "quant_config", "ENABLE_HPU_GRAPH": "graphs"}
-"""TGI's variables for what is an option of a backend here; these are Gaudi's."""
-
-_POWERS_OF_TWO = (
-    "steps are padded to powers of two up to the limits; --max-batch-size, --max-step-tokens and "
-    "--max-total-tokens say how many shapes are compiled"
-)
-_FREE_MEMORY = "the cache is sized by what memory the backend finds; --cache-tokens sets it"
-_BUCKETS = [
-    "BATCH_BUCKET_SIZE",
-    "PREFILL_BATCH_BUCKET_SIZE",
-    "PAD_SEQUENCE_TO_MULTIPLE_OF",
-    *(
-        f"VLLM_{what}_BUCKET_{end}"
-        for what in ("PROMPT_BS", "PROMPT_SEQ", "DECODE_BS", "DECODE_BLOCK")
-        for end in ("MIN", "STEP", "MAX")
-    ),
-]
-_GAUDIS = {
-    **dict.fromkeys(_BUCKETS, _POWERS_OF_TWO),
-    "FLASH_ATTENTION_RECOMPUTE": _NO_KERNELS,
-    "SDP_ON_BF16": _NO_KERNELS,
-    "VLLM_CONTIGUOUS_PA": _NO_KERNELS,
-    "LIMIT_HPU_GRAPH": "prompts have graphs too; --backend-option graphs=off records none at all",
-    "VLLM_GRAPH_PROMPT_RATIO": "each shape has a graph, or the server says what does not fit",
-    "WARMUP_ENABLED": "each shape is compiled before requests come, for else they would wait",
-    "VLLM_SKIP_WARMUP": "each shape is compiled before requests come, for else they would wait",
-    "HPU_MEMORY_FRACTION": _FREE_MEMORY,
-    "TGI_GRAPH_RESERVED_MEM": _FREE_MEMORY,
-    "SKIP_TOKENIZER_IN_TGI": "texts are made into tokens once, outside the engine",
-    "QUEUE_THRESHOLD_MS": _CONTINUOUS,
-    "USE_EXPERT_PARALLEL": "a model runs on one Gaudi",
-    "TEXT_GENERATION_SERVER_IGNORE_EOS_TOKEN": "a sequence ends where the model ends it",
-    "TGI_PROFILER_ENABLED": "--otlp-endpoint sends traces",
-}
-
 IDLE_VARIABLES = {
     "ATTENTION": _NO_KERNELS,
     "PREFILL_CHUNKING": _CONTINUOUS,
@@ -207,11 +171,7 @@ IDLE_VARIABLES = {
     "DISABLE_EXLLAMA": _NO_KERNELS,
     "EXLLAMA_VERSION": _NO_KERNELS,
     "USE_CUTLASS_W8A8": _NO_KERNELS,
-    "ROCM_USE_CUSTOM_PAGED_ATTN": _NO_KERNELS,
-    "ROCM_USE_FLASH_ATTN_V2_TRITON": _NO_KERNELS,
-    "ROCM_USE_SKINNY_GEMM": _NO_KERNELS,
-    "XPU_MEMORY_FRACTION": "the cache is sized by what memory the backend finds",
     "LOG_COLORIZE": "log lines have no colours",
-    **_GAUDIS,
 }
-"""Variables of TGI that are no flags, and why they do nothing."""
+"""Variables of TGI that are no flags, and why they do nothing. Those of one device only are in
+`BackendSpec.idle_variables`."""

@@ -159,6 +159,11 @@ class BackendSpec:
     """What `tgi plan` runs; may import the device library."""
     quantize: Quantizer | None = None
     """What `tgi quantize` runs; may import the device library."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of TGI's server for this device, and which of the backend's options
+    each sets; `--backend-option` comes first."""
+    idle_variables: Mapping[str, str] = field(default_factory=dict)
+    """Others of them, and why they have no effect: whoever sets one is told."""
 
 
 class PluginModule(Protocol):

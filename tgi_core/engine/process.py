@@ -14,6 +14,7 @@ from time import monotonic
 
 from tgi_core.builtin import draft_model as draft_models
 from tgi_core.builtin import guidance, medusa, ngram, queue_policies
+from tgi_core.config.sources import environment
 from tgi_core.contract import (
     BackendKind,
     BackendSpec,
@@ -28,6 +29,7 @@ from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.loop import serve
 from tgi_core.engine.speculation import Drafting, DraftModel, choose_speculator
 from tgi_core.engine.step_engine import StepEngine
+from tgi_core.engine.variables import with_variables
 from tgi_core.errors import OutOfResources, SetupError, UsageError
 from tgi_core.ipc.messages import Loading, Ready, SetupFailed, Start
 from tgi_core.ipc.server import EngineSocket
@@ -49,7 +51,8 @@ def main(socket_path: str) -> int:
     configure_logging(start.log_level, json_lines=start.json_logs)
     try:
         engine, spec = create_engine(start)
-        info = offered(engine.start(start.load, _reporter(channel)), start)
+        load = with_variables(start.load, spec, environment())
+        info = offered(engine.start(load, _reporter(channel)), start)
     except SetupError as error:
         return _give_up(channel, error)
     except (OSError, MemoryError) as error:

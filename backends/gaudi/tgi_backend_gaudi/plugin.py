@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tgi_backend_torch.plugin import accepts
 
+from tgi_backend_gaudi import variables
 from tgi_core.contract import BackendSpec, Probe, StepBackend
 from tgi_core.plugin import hookimpl
 
@@ -33,4 +34,6 @@ def tgi_backend() -> BackendSpec:
         create=create,
         priority=100,
         description="transformers models on Intel Gaudi",
+        variables=variables.OPTIONS,
+        idle_variables=variables.IDLE,
     )

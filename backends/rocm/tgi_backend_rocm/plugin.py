@@ -41,4 +41,12 @@ def tgi_backend() -> BackendSpec:
         create=create,
         priority=100,
         description="transformers models on an AMD GPU",
+        idle_variables=dict.fromkeys(
+            (
+                "ROCM_USE_CUSTOM_PAGED_ATTN",
+                "ROCM_USE_FLASH_ATTN_V2_TRITON",
+                "ROCM_USE_SKINNY_GEMM",
+            ),
+            "the backend has kernels of its own",
+        ),
     )

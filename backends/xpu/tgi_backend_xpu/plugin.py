@@ -36,4 +36,8 @@ def tgi_backend() -> BackendSpec:
         create=create,
         priority=100,
         description="transformers models on an Intel GPU",
+        idle_variables={
+            "XPU_MEMORY_FRACTION": "the cache takes nine tenths of what weights and the largest "
+            "step leave; --cache-tokens sets it"
+        },
     )

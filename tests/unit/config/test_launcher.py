@@ -121,13 +121,6 @@ def test_variables_become_settings_and_flags_come_first():
     assert settings(COMPUTE_TYPE="1-nvidia-a10g").server.compute_type == "1-nvidia-a10g"
 
 
-def test_gaudis_variables_become_options_of_its_backend():
-    made = settings(QUANT_CONFIG="fp8.json", ENABLE_HPU_GRAPH="false")
-    assert made.model.options == {"quant_config": "fp8.json", "graphs": "false"}
-    made = settings({"backend-option": {"graphs": "on"}}, ENABLE_HPU_GRAPH="false")
-    assert made.model.options == {"graphs": "on"}
-
-
 def test_the_variable_for_fetched_images_is_tgis():
     assert settings().images.fetch == ()
     assert settings(MAX_IMAGE_FETCH_SIZE="1000").images.max_fetch_bytes == 1000
