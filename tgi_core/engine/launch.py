@@ -59,10 +59,13 @@ class _Done:
 def launch(
     plan: StepPlan,
     backend: StepBackend,
+    sampler: SamplesOnDevice | None,
     capabilities: Capabilities,
     adjustments: Mapping[str, Adjustment],
 ) -> InFlight:
     """Starts the step of a plan, none of whose rows is to be embedded.
+
+    `sampler` is the backend, if it chooses tokens itself.
 
     Raises:
         Exception: whatever the backend raises.
@@ -78,8 +81,8 @@ def launch(
     batch, unadjusted = boost(batch, outputs, adjustments, capabilities.vocab_size)
     batch, unguided = mask(batch, outputs, capabilities.vocab_size)
     tokens: PendingTokens
-    if isinstance(backend, SamplesOnDevice):
-        tokens = backend.sample(pending, batch)
+    if sampler is not None:
+        tokens = sampler.sample(pending, batch)
     else:
         logits = pending.numpy()
         computed = perf_counter()

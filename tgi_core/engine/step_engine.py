@@ -138,10 +138,12 @@ class StepEngine:
             sequence=self.info.max_sequence_tokens + len(self._start),
             decoded=encoder.max_output_tokens if encoder is not None else None,
         )
+        # asking for each step takes as long as a tenth of choosing its tokens
+        self._sampler = self._backend if isinstance(self._backend, SamplesOnDevice) else None
         self._ahead = (
             capabilities.steps_in_flight > 1
             and self._limits.steps_in_flight > 1
-            and isinstance(self._backend, SamplesOnDevice)
+            and self._sampler is not None
         )
         self._cache = CacheManager(
             self._backend, capabilities, prefix_caching=self._limits.prefix_caching
@@ -323,7 +325,7 @@ class StepEngine:
     def _launch(self, plan: StepPlan) -> InFlight:
         if self._images is not None:
             self._images.encode(plan)
-        step = launch(plan, self._backend, self._capabilities, self._adjustments)
+        step = launch(plan, self._backend, self._sampler, self._capabilities, self._adjustments)
         for sequence, fault in step.unable:
             self._fail(sequence, GenerationError(fault))
         for i, output in enumerate(step.outputs):

@@ -10,6 +10,8 @@ Log-probabilities are those of the adjusted and truncated distribution, as TGI g
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,8 +54,8 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
     ids = np.where((batch.forced >= 0) & usable, batch.forced, ids)
     detailed = batch.logprobs | (batch.num_top > 0) | (batch.forced >= 0)
     chosen, totals = best.astype(np.float64), np.full(num_rows, np.nan)
-    tokens, spare = np.arange(vocab), np.empty(vocab, np.float32)
-    race = _Race(vocab, batch.uniform)
+    tokens, spare = _tokens(vocab), np.empty(vocab, np.float32)
+    race = _Race(vocab, batch.uniform, drawn)
     for row in np.flatnonzero(usable & (drawn | detailed)):
         if batch.temperature[row] > 0:
             candidates = truncate(
@@ -91,12 +93,15 @@ class _Race:
     of blocks needs a random number for each block instead of one for each token.
     """
 
-    def __init__(self, vocab: int, uniform: NDArray[np.float64]) -> None:
+    def __init__(self, vocab: int, uniform: NDArray[np.float64], drawn: NDArray[np.bool_]) -> None:
         self._vocab = vocab
         self._uniform = uniform
         self._borders = np.arange(0, vocab + _BLOCK, _BLOCK)
-        # below zero, where no token has its number
-        self._numbers = exponentials(uniform[:, None], -1 - np.arange(len(self._borders) - 1))
+        num_blocks = len(self._borders) - 1
+        self._numbers = np.empty((len(uniform), num_blocks))
+        if drawn.any():
+            # below zero, where no token has its number
+            self._numbers[drawn] = exponentials(uniform[drawn, None], -1 - np.arange(num_blocks))
         self._rows: list[int] = []
         self._blocks: list[Candidates] = []
 
@@ -131,6 +136,14 @@ class _Race:
             winner = arrivals[begin : begin + size].argmin()
             ids[row], chosen[row] = block.ids[winner], block.logits[winner]
             begin += size
+
+
+@cache
+def _tokens(vocab: int) -> NDArray[np.intp]:
+    """All token ids; making them takes as long as choosing the largest of their logits."""
+    tokens = np.arange(vocab)
+    tokens.flags.writeable = False
+    return tokens
 
 
 def _first_block(numbers: NDArray[np.float64], weights: NDArray[np.float32]) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 from openvino.op import Parameter
 
+from tgi_backend_openvino.inference import Inference
 from tgi_core.contract import LinearShape, LoraAdapter, available_bytes, read_peft
 
 _MASK = "adapter_mask"
@@ -71,13 +72,13 @@ class AdapterBank:
     """The adapters of one model, each at its place, and the graph that computes them."""
 
     def __init__(
-        self, shapes: Mapping[str, LinearShape], compile_graph: Callable[[], ov.InferRequest]
+        self, shapes: Mapping[str, LinearShape], compile_graph: Callable[[], Inference]
     ) -> None:
         """`compile_graph` makes the graph of `add_low_rank` ready, caches set."""
         self._shapes = shapes
         self._compile = compile_graph
         self._compiling = threading.Lock()
-        self._request: ov.InferRequest | None = None
+        self._inference: Inference | None = None
         self._places: dict[int, LoraAdapter] = {}
         self._place_of_column = np.zeros(0, np.int32)
         # the request shares their memory
@@ -89,8 +90,8 @@ class AdapterBank:
             path, self._shapes, max_rank=max_rank, free_bytes=available_bytes(), model=model
         )
         with self._compiling:
-            if self._request is None:
-                self._request = self._compile()
+            if self._inference is None:
+                self._inference = self._compile()
         return adapter
 
     def put(self, place: int, adapter: LoraAdapter | None) -> None:
@@ -99,7 +100,7 @@ class AdapterBank:
             self._places.pop(place, None)
         else:
             self._places[place] = adapter
-        if self._request is None:
+        if self._inference is None:
             return
         columns = [np.full(_rank(held), at, np.int32) for at, held in sorted(self._places.items())]
         self._place_of_column = np.concatenate(columns or [np.zeros(0, np.int32)])
@@ -114,19 +115,19 @@ class AdapterBank:
                     mine = slice(begin, begin + weights.down.shape[1])
                     down[:, mine], up[mine] = weights.down, weights.up
             self._matrices += [down, up]
-            self._request.set_tensor(_down(name), ov.Tensor(down, shared_memory=True))
-            self._request.set_tensor(_up(name), ov.Tensor(up, shared_memory=True))
+            self._inference.request.set_tensor(_down(name), ov.Tensor(down, shared_memory=True))
+            self._inference.request.set_tensor(_up(name), ov.Tensor(up, shared_memory=True))
 
-    def request_for(self, places: NDArray[np.int32]) -> ov.InferRequest:
+    def inference_for(self, places: NDArray[np.int32]) -> Inference:
         """The second graph, set for tokens whose adapters are at these places.
 
         Args:
             places: int32 (T,), none of them 0.
         """
-        assert self._request is not None, "rows have an adapter, and none was read"
+        assert self._inference is not None, "rows have an adapter, and none was read"
         mask = (places[:, None] == self._place_of_column).astype(np.float32)
-        self._request.set_tensor(_MASK, ov.Tensor(mask))
-        return self._request
+        self._inference.request.set_tensor(_MASK, ov.Tensor(mask))
+        return self._inference
 
 
 def _rank(adapter: LoraAdapter) -> int:

@@ -26,6 +26,7 @@ from tgi_backend_openvino.exported import read_exported
 from tgi_backend_openvino.families import is_exported
 from tgi_backend_openvino.form import MANIFEST, read_manifest
 from tgi_backend_openvino.graph import GraphFacts, cache_names, read_graph
+from tgi_backend_openvino.inference import Inference
 from tgi_backend_openvino.mapped import give_back
 from tgi_backend_openvino.parts import part_of
 from tgi_backend_openvino.quantize import check_quantization
@@ -61,7 +62,7 @@ _MAX_ADAPTER_RANK = 256
 class _Loaded:
     """All that exists between load and close."""
 
-    request: ov.InferRequest
+    inference: Inference
     cache: BlockCache
     """One block more than the tables know: the last one is for idle rows."""
     tables: BlockTables
@@ -115,12 +116,12 @@ class OpenVinoBackend:
         cache = BlockCache(caches, sizes.num_blocks + 1)
         cache.clean(np.array([sizes.num_blocks], np.int32))
 
-        def compile_adapted() -> ov.InferRequest:
+        def compile_adapted() -> Inference:
             graph, facts = _read(core, request.model.path, self._converted)
             add_low_rank(graph, linear_nodes(graph, facts.linears))
             adapted = core.compile_model(graph, device, properties)
             give_back(weights)
-            return cache.request_of(adapted)
+            return Inference(cache.request_of(adapted))
 
         tables = BlockTables(
             BlockPool(sizes.num_blocks), grain, sizes.max_sequences, sizes.max_sequence_tokens
@@ -130,7 +131,7 @@ class OpenVinoBackend:
             adapters=AdapterRows.ROW if shapes else AdapterRows.NONE,
         )
         self._loaded = _Loaded(
-            request=cache.request_of(compiled),
+            inference=Inference(cache.request_of(compiled)),
             cache=cache,
             tables=tables,
             block_tokens=grain,
@@ -178,21 +179,21 @@ class OpenVinoBackend:
         """
         loaded = self._here()
         if step.adapter is None:
-            logits = _infer(loaded.request, _inputs(step, loaded), len(step.out))
+            logits = loaded.inference.run(_inputs(step, loaded), len(step.out))
         else:
             assert loaded.adapters is not None, "the capabilities claim no adapters"
             logits = np.empty((len(step.out), loaded.capabilities.vocab_size), np.float32)
             adapted = step.adapter > 0
             if not adapted.all():
                 part, theirs = part_of(step, ~adapted)
-                logits[theirs] = _infer(loaded.request, _inputs(part, loaded), len(part.out))
+                logits[theirs] = loaded.inference.run(_inputs(part, loaded), len(part.out))
             if adapted.any():
                 part, theirs = part_of(step, adapted)
                 inputs = _inputs(part, loaded)
                 places = np.repeat(step.adapter[adapted], part.n)
                 idle = len(inputs["input_ids"]) - len(places)
-                request = loaded.adapters.request_for(_extended(places, idle, places[0]))
-                logits[theirs] = _infer(request, inputs, len(part.out))
+                inference = loaded.adapters.inference_for(_extended(places, idle, places[0]))
+                logits[theirs] = inference.run(inputs, len(part.out))
         for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
             loaded.tables.advance(seq, n)
         return HostLogits(logits)
@@ -232,48 +233,46 @@ class OpenVinoBackend:
         return self._loaded
 
 
-def _infer(
-    request: ov.InferRequest,
-    inputs: dict[str, NDArray[np.int32] | NDArray[np.int64]],
-    num_outputs: int,
-) -> NDArray[np.float32]:
-    """Logits in the request's own memory: valid, and ours to write to, until it is used again."""
-    for name, array in inputs.items():
-        request.set_tensor(name, ov.Tensor(array))
-    request.infer()
-    logits: NDArray[np.float32] = request.get_output_tensor(0).data[:num_outputs]
-    return logits
-
-
 def _inputs(step: Step, loaded: _Loaded) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
-    """The step as OpenVINO's inputs, caches left out.
-
-    A step of a single token gets idle rows beside it: alone it would take a kernel that rounds in
-    another way than all others do, so that a greedy token could depend on whether the row has
-    neighbours. Four rows take no longer than one.
-    """
-    grain = loaded.block_tokens
-    lengths = step.past + step.n
-    blocks = -(-lengths // grain)
-    rows = loaded.tables.rows(step.seq)
-    idle = _LEAST_TOKENS - 1 if step.num_tokens == 1 else 0
-    blocks = np.append(blocks, np.ones(idle, np.int32))
-    idle_block = loaded.cache.num_blocks - 1
-    block_indices = rows[np.arange(rows.shape[1]) < blocks[: len(rows), None]]
-    row_begins = step.row_begins()
+    """The step as OpenVINO's inputs, caches left out."""
+    table = loaded.tables.rows(step.seq)
     # a graph without any wanted token would have nothing to compute: one is thrown away
     out = step.out if len(step.out) else np.zeros(1, np.int32)
+    if step.num_tokens == 1:
+        return _beside_idle_rows(step, table[0], out, loaded)
+    lengths = step.past + step.n
+    blocks = -(-lengths // loaded.block_tokens)
     return {
-        "input_ids": _extended(step.tokens, idle, 0).astype(np.int64),
-        "position_ids": _extended(step.token_positions(), idle, 0).astype(np.int64),
+        "input_ids": step.tokens.astype(np.int64),
+        "position_ids": step.token_positions().astype(np.int64),
         "sampled_tokens_indices": out.astype(np.int64),
-        "past_lens": _extended(step.past, idle, 0),
-        "subsequence_begins": np.append(row_begins, row_begins[-1] + 1 + np.arange(idle)).astype(
-            np.int32
-        ),
-        "block_indices": _extended(block_indices, idle, idle_block),
+        "past_lens": step.past,
+        "subsequence_begins": step.row_begins(),
+        "block_indices": table[np.arange(table.shape[1]) < blocks[:, None]],
         "block_indices_begins": np.append(0, np.cumsum(blocks)).astype(np.int32),
         "max_context_len": np.array(lengths.max(), np.int32),
+    }
+
+
+def _beside_idle_rows(
+    step: Step, blocks: NDArray[np.int32], out: NDArray[np.int32], loaded: _Loaded
+) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
+    """A step of a single token, with rows beside it that nobody reads.
+
+    Alone it would take a kernel that rounds in another way than all others do, so that a greedy
+    token could depend on whether the row has neighbours.
+    """
+    past, idle = int(step.past[0]), _LEAST_TOKENS - 1
+    num_blocks = past // loaded.block_tokens + 1
+    return {
+        "input_ids": np.array([step.tokens[0], *[0] * idle], np.int64),
+        "position_ids": np.array([past, *[0] * idle], np.int64),
+        "sampled_tokens_indices": out.astype(np.int64),
+        "past_lens": np.array([past, *[0] * idle], np.int32),
+        "subsequence_begins": np.arange(idle + 2, dtype=np.int32),
+        "block_indices": _extended(blocks[:num_blocks], idle, loaded.cache.num_blocks - 1),
+        "block_indices_begins": np.array([0, *range(num_blocks, num_blocks + idle + 1)], np.int32),
+        "max_context_len": np.array(past + 1, np.int32),
     }
 
 
@@ -318,8 +317,9 @@ def _properties(request: LoadRequest, device: str, dtype: DType) -> dict[str, st
     properties: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        # pinned threads cannot make room: two servers of one thread would share the first core
-        "ENABLE_CPU_PINNING": False,
+        # pinned threads cannot make room: two servers of one thread would share the first core.
+        # Where all processors are taken there is no room to make, and pinned ones are faster
+        "ENABLE_CPU_PINNING": request.num_threads is None,
         "INFERENCE_PRECISION_HINT": precision,
         "KV_CACHE_PRECISION": cache_precision,
     }
