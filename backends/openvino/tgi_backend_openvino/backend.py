@@ -314,16 +314,16 @@ def _read(core: ov.Core, folder: Path, made: Converted | None) -> tuple[ov.Model
 def _properties(request: LoadRequest, device: str, dtype: DType) -> dict[str, str | int]:
     precision = PRECISIONS[dtype]
     cache_precision = request.kv_cache_dtype or precision
+    num_threads = choose_threads(device, dtype, request.num_threads)
     properties: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         # pinned threads cannot make room: two servers of one thread would share the first core.
         # Where all processors are taken there is no room to make, and pinned ones are faster
-        "ENABLE_CPU_PINNING": request.num_threads is None,
+        "ENABLE_CPU_PINNING": num_threads is None,
         "INFERENCE_PRECISION_HINT": precision,
         "KV_CACHE_PRECISION": cache_precision,
     }
-    num_threads = choose_threads(device, dtype, request.num_threads)
     if num_threads is not None:
         properties["INFERENCE_NUM_THREADS"] = num_threads
     return properties
