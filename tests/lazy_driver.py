@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from tgi_backend_cuda.driver import CannotCapture
+from tgi_backend_torch.group import Group, connect_devices
 from torch import Tensor
 
 
@@ -46,6 +48,18 @@ class LazyDriver:
     """What was asked for, in order; `done: ` before what then happened."""
     _queue: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
     _done: int = 0
+
+    num_devices: int = 1
+
+    def of_rank(self, rank: int) -> LazyDriver:
+        return self
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """Gloo stands for the maker's library: it computes when it is asked, so ranks are never
+        late, and what a graph holds of it is computed at each replay.
+        """
+        assert not self.late, "gloo reads at once what ranks exchange"
+        return connect_devices(meeting_point, rank, size, "gloo", self.torch_device)
 
     def queue(self, what: str, run: Callable[[], object]) -> None:
         self.log.append(what)

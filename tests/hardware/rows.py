@@ -31,6 +31,8 @@ class Row:
 
 REAL_MODEL = "A real model's greedy tokens equal the reference's"
 SHARDS = "Ranks share a model"
+NCCL = "Ranks exchange results by the maker's library"
+SHARED_CHECKPOINTS = "Ranks share a quantized model"
 QUANTIZED = "Weights in int8 and int4"
 CHECKPOINTS = "Checkpoints of GPTQ, AWQ, FP8, bitsandbytes and compressed-tensors"
 FP8 = "Weights and activations in fp8, measured before"
@@ -110,6 +112,41 @@ ROWS = (
         "torch",
         Seen.DEVICE,
         "backends/torch/tests/test_shards.py::test_two_ranks_compute_what_one_does_in_any_batch",
+    ),
+    Row(
+        SHARDS,
+        "cuda",
+        Seen.SIMULATOR,
+        "backends/cuda/tests/test_engine.py"
+        "::test_two_ranks_replay_graphs_in_which_they_exchange_results",
+    ),
+    Row(
+        SHARDS,
+        "xpu",
+        Seen.SIMULATOR,
+        "backends/xpu/tests/test_xpu.py"
+        "::test_two_ranks_have_two_steps_in_flight_and_one_does_not_outlive_the_other",
+    ),
+    Row(
+        SHARDS,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_ranks.py"
+        "::test_tokens_of_two_gaudis_are_those_of_one_and_nothing_is_compiled_late",
+    ),
+    Row(
+        NCCL,
+        "cuda",
+        Seen.NOWHERE,
+        "backends/cuda/tests/test_on_gpu.py"
+        "::test_two_gpus_compute_what_transformers_does_in_any_batch",
+    ),
+    Row(
+        SHARED_CHECKPOINTS,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_quantized_shards.py"
+        "::test_two_ranks_compute_what_a_checkpoints_numbers_stand_for",
     ),
     Row(
         QUANTIZED,

@@ -32,7 +32,11 @@ SPECIAL_FLAGS: dict[str, Row] = {
         _LAUNCHER + "test_a_model_cannot_be_shared_by_devices_that_are_not_there",
         "`true` needs `num-shard`, since nobody counts devices",
     ),
-    "num-shard": yes(_SETS, "one device, or process on a CPU, for each; the torch backend does it"),
+    "num-shard": yes(
+        _SETS,
+        "one device, or process on a CPU, for each; "
+        "`torch`, `cuda`, `rocm`, `xpu` and `gaudi` do it",
+    ),
     "huggingface-hub-cache": yes(_LAUNCHER + "test_variables_for_libraries"),
     "hostname": better(
         _LAUNCHER + "test_a_containers_own_name_is_no_address",

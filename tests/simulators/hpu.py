@@ -30,11 +30,13 @@ class Refused(RuntimeError):
 
 
 class Device(TorchFunctionMode):
-    """The one device of this process."""
+    """The device of this process."""
 
     def __init__(self) -> None:
         super().__init__()
         self.chip = "GAUDI2"
+        self.num_devices = 1
+        """In this machine."""
         self.lazy = True
         """As with PT_HPU_LAZY_MODE=1; without it there are no graphs."""
         self.sealed = False
@@ -47,6 +49,11 @@ class Device(TorchFunctionMode):
         self._pieces: set[tuple[Any, ...]] = set()
         self._collected: list[Any] = []
         self._entered = False
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether a graph is recorded or replayed."""
+        return self._in_graph
 
     def start(self) -> None:
         if not self._entered:

@@ -1,13 +1,16 @@
 """An engine over the GPU backend, on the CPU: what it generates is what the torch backend does."""
 
+import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from tgi_backend_cuda.chip import describe
 from tgi_backend_cuda.device import GpuDevice
-from tgi_backend_torch.on_device import SamplingTorchBackend
+from tgi_backend_torch.on_device import SamplingRankedBackend
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.engines import generate, no_progress
@@ -19,15 +22,30 @@ from tests.vision import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import Request, SamplingParams, StopRule
 from tgi_core.engine.step_engine import StepEngine
+from tgi_core.errors import UsageError
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the CPU's tensors are for interpreted kernels"
 )
+ROOT = Path(__file__).parents[3]
 CHIP = replace(describe("a small GPU", (9, 0), 2, 1 << 30), architecture=SMALL)
 
 
-def gpu_backend() -> SamplingTorchBackend:
-    return SamplingTorchBackend(GpuDevice("cuda", CHIP, LazyDriver(late=False)))
+def gpu_backend(**driver) -> SamplingRankedBackend:
+    return SamplingRankedBackend(GpuDevice("cuda", CHIP, LazyDriver(late=False, **driver)))
+
+
+def requests_of(*kinds: tuple[int, float]) -> list[Request]:
+    """Lengths of prompts, and temperatures."""
+    return [
+        Request(
+            request_id=f"{i}",
+            prompt=tuple(range(5 + i, 5 + i + length)),
+            sampling=SamplingParams(seed=i, temperature=temperature),
+            stop=StopRule(max_new_tokens=4),
+        )
+        for i, (length, temperature) in enumerate(kinds)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +62,7 @@ def engine_over(backend, folder, **wishes) -> StepEngine:
 
 
 def test_two_steps_in_flight_over_graphs_and_fused_layers_change_no_token(folder):
-    requests = [
-        Request(
-            request_id=f"{i}",
-            prompt=tuple(range(5 + i, 5 + i + length)),
-            sampling=SamplingParams(seed=i, temperature=temperature),
-            stop=StopRule(max_new_tokens=4),
-        )
-        for i, (length, temperature) in enumerate([(3, 0.0), (14, 1.0), (1, 0.0)])
-    ]
+    requests = requests_of((3, 0.0), (14, 1.0), (1, 0.0))
     expected = generate(engine_over(TorchBackend(), folder), requests)
     assert generate(engine_over(gpu_backend(), folder), requests) == expected
 
@@ -87,8 +97,33 @@ def test_images_change_no_token_and_what_follows_them_replays_graphs(
     assert backend._device._driver.log.count("replay") >= 4
 
 
+@pytest.mark.slow
+def test_two_ranks_replay_graphs_in_which_they_exchange_results(folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    requests = requests_of((3, 0.0), (5, 1.0))
+    backend = gpu_backend(num_devices=2)
+    engine = engine_over(backend, folder, num_shards=2, num_threads=1)
+    outputs = generate(engine, requests)
+    assert backend._own._device._driver.log.count("replay") > 2
+    backend.close()
+    assert outputs == generate(engine_over(TorchBackend(), folder), requests)
+
+
+def test_more_ranks_than_gpus_are_refused_before_anything_is_loaded(folder):
+    with pytest.raises(UsageError, match="--num-shard is 3, and cuda has 2 devices here"):
+        engine_over(gpu_backend(num_devices=2), folder, num_shards=3)
+
+
+def test_nccl_listens_where_the_operator_says_or_on_loopback():
+    device = gpu_backend()._device
+    assert device.environment(1, 2, {}) == {"NCCL_SOCKET_IFNAME": "lo"}
+    told = {"NCCL_SOCKET_IFNAME": "ib0"}
+    assert device.environment(1, 2, told) == told
+
+
 def test_options_turn_graphs_and_fusion_off(folder):
     backend = gpu_backend()
     engine_over(backend, folder, options={"graphs": "off", "fused": "off"})
-    assert backend._here().computing.num_graphs == 0
+    assert backend._own._here().computing.num_graphs == 0
     assert "capture" not in backend._device._driver.log

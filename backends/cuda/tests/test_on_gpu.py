@@ -146,6 +146,12 @@ def test_tokens_after_images_are_those_of_generate(family, backend, tmp_path):
     assert outputs == {name: model.generate(*one, NUM) for name, one in asked.items()}
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two NVIDIA GPUs")
+@pytest.mark.parametrize("family", ["llama", "qwen2_moe", "deepseek_v2"])
+def test_two_gpus_compute_what_transformers_does_in_any_batch(family, drive):
+    check_any_batch(drive(family, num_shards=2, max_sequence_tokens=160))
+
+
 def test_a_cache_in_fp8_gives_nearly_the_same_logits(drive):
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no fp8")

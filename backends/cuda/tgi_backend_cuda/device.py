@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.group import Group
 from tgi_backend_torch.vision import num_axes
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -32,11 +34,12 @@ _LARGE_BYTES = 36 << 30
 _GRAPH_BYTES = 1 << 30
 """What the driver takes for the nodes of some fifty graphs, beside their tensors."""
 _OPTIONS = ("graphs", "fused")
+_INTERFACE = "NCCL_SOCKET_IFNAME"
 _SWITCH = {"on": True, "off": False}
 
 
 class GpuDevice:
-    """Satisfies `Device` of the torch backend."""
+    """Satisfies `DeviceOfRanks` of the torch backend: ranks have a GPU each, all alike."""
 
     def __init__(self, name: str, chip: Chip, driver: Driver) -> None:
         """`name`: what `--device` calls it."""
@@ -47,6 +50,23 @@ class GpuDevice:
         self._driver = driver
         self._graphs = True
         self._fused = True
+
+    @property
+    def most_ranks(self) -> int | None:
+        """One for each GPU."""
+        return self._driver.num_devices
+
+    def environment(self, rank: int, size: int, given: Mapping[str, str]) -> Mapping[str, str]:
+        """NCCL listens on the loopback interface only, unless the operator says otherwise."""
+        return {_INTERFACE: given.get(_INTERFACE) or "lo"}
+
+    def of_rank(self, rank: int, size: int) -> GpuDevice:
+        """The GPU of this number."""
+        return GpuDevice(self.name, self._chip, self._driver.of_rank(rank))
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """By the library of the GPUs' maker."""
+        return self._driver.of_rank(rank).connect(meeting_point, rank, size)
 
     @property
     def size_defaults(self) -> SizeDefaults:

@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
+from tgi_backend_torch.group import Group, connect_devices
 from torch import Tensor
 
 
@@ -43,6 +45,21 @@ class Driver(Protocol):
     @property
     def torch_device(self) -> torch.device:
         """Where tensors live."""
+        ...
+
+    @property
+    def num_devices(self) -> int:
+        """How many of them this process may use."""
+        ...
+
+    def of_rank(self, rank: int) -> Driver:
+        """The same of another device, which becomes this process's."""
+        ...
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """Connects the devices of all ranks; see `connect_devices`. What they exchange may be
+        captured.
+        """
         ...
 
     def free_bytes(self) -> int:
@@ -101,6 +118,20 @@ class TorchDriver:
         self.torch_device = torch.device("cuda", index)
         self._side: torch.cuda.Stream | None = None
         self._pool: tuple[int, int] | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """What CUDA_VISIBLE_DEVICES leaves."""
+        return torch.cuda.device_count()
+
+    def of_rank(self, rank: int) -> TorchDriver:
+        """Streams, events and pinned memory are those of the current device."""
+        torch.cuda.set_device(rank)
+        return TorchDriver(rank)
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """By NCCL, or by RCCL, which torch calls so too. Both wait on streams, never the host."""
+        return connect_devices(meeting_point, rank, size, "nccl", self.torch_device)
 
     def free_bytes(self) -> int:
         """What the driver has, and what torch's allocator keeps without use."""

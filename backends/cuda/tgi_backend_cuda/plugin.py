@@ -17,13 +17,13 @@ def probe() -> Probe:
 
 def create() -> StepBackend:
     """A backend with no model in it yet."""
-    from tgi_backend_torch.on_device import SamplingTorchBackend
+    from tgi_backend_torch.on_device import SamplingRankedBackend
 
     from tgi_backend_cuda.chip import nvidia_chip
     from tgi_backend_cuda.device import GpuDevice
     from tgi_backend_cuda.driver import TorchDriver
 
-    return SamplingTorchBackend(GpuDevice("cuda", nvidia_chip(), TorchDriver()))
+    return SamplingRankedBackend(GpuDevice("cuda", nvidia_chip(), TorchDriver()))
 
 
 @hookimpl
@@ -36,5 +36,6 @@ def tgi_backend() -> BackendSpec:
         accepts=accepts,
         create=create,
         priority=100,
+        shards=True,
         description="transformers models on an NVIDIA GPU",
     )

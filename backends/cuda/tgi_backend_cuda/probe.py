@@ -46,7 +46,7 @@ def probe_cuda() -> Probe:
         return _missing(f"Triton cannot be used ({error}): pip install triton.")
     notes = [f"{name}, torch {torch.__version__}, Triton {triton.__version__}"]
     if torch.cuda.device_count() > 1:
-        notes.append(f"of {torch.cuda.device_count()} GPUs the first is used")
+        notes.append(f"of {torch.cuda.device_count()} GPUs --num-shard uses more than the first")
     return Probe(available=True, devices=("cuda",), notes=tuple(notes))
 
 

@@ -88,7 +88,7 @@ def test_graphs_without_lazy_mode_are_refused(folder, load, gaudi, monkeypatch):
 
 def test_the_default_is_bfloat16(folder, load):
     backend = load(folder, dtype=None)
-    assert backend._torch._here().dtype is torch.bfloat16
+    assert backend._torch._own._here().dtype is torch.bfloat16
 
 
 def test_fp8_is_measured_and_then_quantized(folder, load, tmp_path):
@@ -184,7 +184,7 @@ def test_a_model_that_reads_numbers_back_is_told_to_leave_graphs_out(tmp_path, l
     folder = make_model(tmp_path / "model", FAMILIES["llama"]())
     for options in ({}, {"graphs": "off"}):
         backend = load(folder, options=options)
-        inner = backend._torch._here().flat.model.model
+        inner = backend._torch._own._here().flat.model.model
         inner.norm = Reads(inner.norm)
         if options:
             backend.warm_up(lambda *_: None)

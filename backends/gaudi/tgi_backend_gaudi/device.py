@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.group import Group
 from tgi_backend_torch.shapes.adapters import OPTION, adapter_rank
 from tgi_backend_torch.shapes.buckets import Buckets
 from tgi_backend_torch.shapes.computing import ShapedComputing
@@ -22,13 +23,16 @@ from tgi_backend_gaudi.graphs import HpuGraphs, Operations
 from tgi_core.contract import Capabilities, SizeDefaults
 from tgi_core.errors import UsageError
 
+_INTERFACE = "HCCL_SOCKET_IFNAME"
+_VISIBLE = "HABANA_VISIBLE_MODULES"
+"""Places of Gaudis in the machine."""
 _FIRST_GENERATION = "GAUDI"
 _GRAPHS = {"on": HpuGraphs, "off": Operations, "true": HpuGraphs, "false": Operations}
 """By the option `graphs`; TGI's variable has the last two."""
 
 
 class HpuDevice:
-    """Satisfies `Device` of the torch backend."""
+    """Satisfies `DeviceOfRanks` of the torch backend: ranks have a Gaudi each."""
 
     name = "hpu"
     torch_device = habana.DEVICE
@@ -36,9 +40,37 @@ class HpuDevice:
     # what TGI keeps free for the runtime and for graphs: a fifth, and a tenth of the rest
     size_defaults = SizeDefaults(rows=32, step_tokens=1024, cache_bytes=None, of_memory=0.72)
 
-    def __init__(self) -> None:
+    def __init__(self, num_ranks: int = 1) -> None:
+        """`num_ranks`: how many processes of ours have one."""
+        habana.start()
+        self._num_ranks = num_ranks
         self._compiler: HpuGraphs = HpuGraphs()
         self._fp8: habana.Fp8 | None = None
+
+    @property
+    def most_ranks(self) -> int | None:
+        """One for each Gaudi."""
+        return habana.num_devices()
+
+    def environment(self, rank: int, size: int, given: Mapping[str, str]) -> Mapping[str, str]:
+        """Which Gaudi is the rank's, of those that the operator names if any, and more: without
+        lazy collectives no graph holds what ranks exchange; HCCL listens on the loopback interface
+        only, unless the operator says otherwise.
+        """
+        modules = [module for module in given.get(_VISIBLE, "").split(",") if module]
+        return {
+            "HLS_MODULE_ID": modules[rank] if rank < len(modules) else str(rank),
+            "PT_HPU_ENABLE_LAZY_COLLECTIVES": "true",
+            _INTERFACE: given.get(_INTERFACE) or "lo",
+        }
+
+    def of_rank(self, rank: int, size: int) -> HpuDevice:
+        """Of a process that has found its Gaudi by the environment."""
+        return HpuDevice(size)
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """By HCCL."""
+        return habana.connect(meeting_point, rank, size)
 
     def configure(self, options: Mapping[str, str]) -> None:
         """`graphs`, `quant_config`, a file of Intel Neural Compressor, and the rank of adapters.
@@ -63,6 +95,11 @@ class HpuDevice:
         config = options.get("quant_config")
         if config is None:
             return
+        if self._num_ranks > 1:
+            raise UsageError(
+                "quant_config measures and quantizes the model of one Gaudi: leave it or "
+                "--num-shard out."
+            )
         path = Path(config).expanduser()
         if not path.is_file():
             raise UsageError(f"quant_config names {path}, and there is no such file.")

@@ -13,6 +13,7 @@ import habana_frameworks.torch.core as htcore
 import habana_frameworks.torch.hpu as hpu
 import torch
 from habana_frameworks.torch.utils.internal import is_lazy
+from tgi_backend_torch.group import Group, connect_devices
 from torch import nn
 
 from tgi_core.errors import BackendUnavailable, BadModel, UsageError
@@ -77,6 +78,16 @@ def synchronize() -> None:
     """Waits for all that was started."""
     flush()
     hpu.synchronize()
+
+
+def connect(meeting_point: Path, rank: int, size: int) -> Group:
+    """Connects the Gaudis of all ranks, by HCCL; see `connect_devices`."""
+    from habana_frameworks.torch.distributed.hccl import initialize_distributed_hpu
+
+    initialize_distributed_hpu(size, rank, rank)
+    # with lazy collectives the bridge wants what was collected before each of them to be started:
+    # so vLLM does for Gaudi (hpu_communicator.py)
+    return connect_devices(meeting_point, rank, size, "hccl", DEVICE, flush)
 
 
 class Fp8:

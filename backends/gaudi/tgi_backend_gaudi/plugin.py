@@ -33,6 +33,7 @@ def tgi_backend() -> BackendSpec:
         accepts=accepts,
         create=create,
         priority=100,
+        shards=True,
         description="transformers models on Intel Gaudi",
         variables=variables.OPTIONS,
         idle_variables=variables.IDLE,

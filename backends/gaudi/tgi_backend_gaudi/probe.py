@@ -28,7 +28,7 @@ def probe_gaudi() -> Probe:
         )
     notes = [chip]
     if num > 1:
-        notes.append(f"of {num} devices the first is used")
+        notes.append(f"of {num} devices --num-shard uses more than the first")
     return Probe(available=True, devices=("hpu",), notes=tuple(notes))
 
 

@@ -20,14 +20,14 @@ def create() -> StepBackend:
     """A backend with no model in it yet."""
     from tgi_backend_cuda.device import GpuDevice
     from tgi_backend_cuda.driver import TorchDriver
-    from tgi_backend_torch.on_device import SamplingTorchBackend
+    from tgi_backend_torch.on_device import SamplingRankedBackend
 
     from tgi_backend_rocm.chip import amd_chip
 
     chip = amd_chip()
     if chip is None:
         raise SetupError(probe().reason)
-    return SamplingTorchBackend(GpuDevice("rocm", chip, TorchDriver()))
+    return SamplingRankedBackend(GpuDevice("rocm", chip, TorchDriver()))
 
 
 @hookimpl
@@ -40,6 +40,7 @@ def tgi_backend() -> BackendSpec:
         accepts=accepts,
         create=create,
         priority=100,
+        shards=True,
         description="transformers models on an AMD GPU",
         idle_variables=dict.fromkeys(
             (

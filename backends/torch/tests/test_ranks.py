@@ -21,7 +21,7 @@ def ranks():
     def start(folder: Path, size: int, **wishes) -> RankedBackend:
         backend = RankedBackend()
         made.append(backend)
-        backend.limits = backend.load(
+        backend.capabilities = backend.load(
             request_for(folder, num_shards=size, num_threads=1, **wishes), lambda *told: None
         )
         return backend
@@ -54,7 +54,7 @@ def one(past: int, n: int) -> Step:
 def test_processes_compute_together_and_end_together(family_folder, ranks):
     backend = ranks(family_folder("llama"), 2)
     assert len(followers()) == 1
-    assert backend.limits.adapters is AdapterRows.NONE
+    assert backend.capabilities.adapters is AdapterRows.NONE
     backend.warm_up(lambda *told: None)
     driver = Driver(backend, family_folder("llama"))
     check_greedy(driver)

@@ -103,10 +103,19 @@ class Device(Protocol):
 
 
 class DeviceOfRanks(Device, Protocol):
-    """A device of which several ranks may each have one, or a part."""
+    """A device of which several ranks may each have one, or a part. Other processes get copies."""
+
+    @property
+    def most_ranks(self) -> int | None:
+        """How many there may be here; None: any number."""
+        ...
+
+    def environment(self, rank: int, size: int, given: Mapping[str, str]) -> Mapping[str, str]:
+        """Variables by which libraries know a rank's process, over those that are given."""
+        ...
 
     def of_rank(self, rank: int, size: int) -> Device:
-        """That of one of so many ranks."""
+        """That of one of so many ranks, in the process of that rank."""
         ...
 
     def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
@@ -118,6 +127,7 @@ class CpuDevice:
     """The host's processor and memory."""
 
     name = "cpu"
+    most_ranks: int | None = None
     torch_device = torch.device("cpu")
     size_defaults = SizeDefaults()
     cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType(FLOAT8)
@@ -157,6 +167,10 @@ class CpuDevice:
     def free_bytes(self) -> int:
         """What the kernel says is available, within the limit of the control group."""
         return available_bytes() // self._num_ranks
+
+    def environment(self, rank: int, size: int, given: Mapping[str, str]) -> Mapping[str, str]:
+        """There is nothing to say."""
+        return {}
 
     def of_rank(self, rank: int, size: int) -> CpuDevice:
         """All ranks are on this host, and share its memory."""

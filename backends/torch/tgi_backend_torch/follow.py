@@ -13,8 +13,18 @@ from queue import SimpleQueue
 from threading import Thread
 
 from tgi_backend_torch.group import Group
-from tgi_backend_torch.ranks import Begin, Fork, Refused, Release, Reserve, Truncate, Turn
 from tgi_backend_torch.runner import TorchBackend
+from tgi_backend_torch.turns import (
+    Begin,
+    Fork,
+    Keep,
+    Refused,
+    Release,
+    Reserve,
+    Truncate,
+    Turn,
+    WarmUp,
+)
 from tgi_core.errors import SetupError
 
 
@@ -36,11 +46,11 @@ def main(descriptor: int) -> None:
     """Follows until rank 0 goes away."""
     leader = Connection(descriptor)
     begin = leader.recv()
-    turns: SimpleQueue[Turn] = SimpleQueue()
+    turns: SimpleQueue[Turn | WarmUp | Keep] = SimpleQueue()
     Thread(target=_listen, args=(leader, turns), daemon=True).start()
-    backend = TorchBackend(begin.device.of_rank(begin.rank, begin.size), Follower(begin, leader))
+    backend = begin.kind(begin.device.of_rank(begin.rank, begin.size), Follower(begin, leader))
     try:
-        backend.load(begin.request, lambda *told: None)
+        backend.load(begin.request, _to_nobody)
     except SetupError as error:
         leader.send(Refused(type(error).__name__, str(error)))
         return
@@ -48,8 +58,18 @@ def main(descriptor: int) -> None:
         repeat(backend, turns.get())
 
 
-def repeat(backend: TorchBackend, turn: Turn) -> None:
+def repeat(backend: TorchBackend, turn: Turn | WarmUp | Keep) -> None:
     """Does what rank 0 did. If that raises, this process ends, and rank 0 takes notice."""
+    match turn:
+        case WarmUp():
+            backend.warm_up(_to_nobody)
+        case Keep(num_outputs):
+            backend.keep(num_outputs)
+        case Turn():
+            _take(backend, turn)
+
+
+def _take(backend: TorchBackend, turn: Turn) -> None:
     for change in turn.changes:
         match change:
             case Reserve(seq, length):
@@ -66,7 +86,11 @@ def repeat(backend: TorchBackend, turn: Turn) -> None:
         backend.step(turn.step)
 
 
-def _listen(leader: Connection, turns: SimpleQueue[Turn]) -> None:
+def _to_nobody(*progress: object) -> None:
+    """Rank 0 tells what is to be told."""
+
+
+def _listen(leader: Connection, turns: SimpleQueue[Turn | WarmUp | Keep]) -> None:
     try:
         while True:
             turns.put(leader.recv())

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tgi_backend_torch.device import DeviceOfRanks
+from tgi_backend_torch.ranks import RankedBackend
 from tgi_backend_torch.runner import TorchBackend, TorchLogits
 from tgi_backend_torch.sampler import sample, unpack
+from tgi_backend_torch.turns import Keep
 from tgi_core.contract import (
     Capabilities,
     LoadRequest,
@@ -43,7 +46,7 @@ class SamplingTorchBackend(TorchBackend):
             raise TypeError("only what `step` returned can be sampled")
         with self._telling_want_of_memory(f"sampling {batch.num_rows} tokens"):
             sampled = sample(logits.tensor, batch, self._device.to_device)
-        self._here().computing.keep(sampled.ids)
+        self._here().computing.keep(self._group.first(sampled.ids))
         return _Pending(self._device.to_host(sampled.packed()))
 
     def _largest_step(self, model: PreTrainedModel, num_tokens: int, num_rows: int) -> Tensor:
@@ -51,6 +54,21 @@ class SamplingTorchBackend(TorchBackend):
         logits = super()._largest_step(model, num_tokens, num_rows)
         sample(logits, _demanding(len(logits)), self._device.to_device)
         return logits
+
+
+class SamplingRankedBackend(RankedBackend):
+    """The same by several ranks: the first one samples, and the others are given the tokens."""
+
+    def __init__(self, device: DeviceOfRanks) -> None:
+        super().__init__(device, SamplingTorchBackend)
+
+    def sample(self, logits: PendingLogits, batch: SamplingBatch) -> PendingTokens:
+        """As `SamplingTorchBackend.sample`."""
+        own = self._own
+        assert isinstance(own, SamplingTorchBackend), "all ranks are"
+        self._tell(Keep(batch.num_rows))
+        with self._together():
+            return own.sample(logits, batch)
 
 
 def _demanding(num_rows: int) -> SamplingBatch:

@@ -6,14 +6,9 @@ cache, and the steps, they are told here; while they compute they exchange resul
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tgi_backend_torch.device import CpuDevice, DeviceOfRanks
-from tgi_backend_torch.group import Group
+from tgi_backend_torch.followers import Followers
 from tgi_backend_torch.loader import model_class, read_config
 from tgi_backend_torch.lora import PlacedAdapter
-from tgi_backend_torch.runner import WARM_UP_LENGTHS, TorchBackend
+from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shards import check_shards
+from tgi_backend_torch.turns import Fork, Keep, Release, Reserve, Truncate, Turn, WarmUp
 from tgi_backend_torch.vision import Pixels
 from tgi_backend_torch.weights import Weights
 from tgi_backend_torch.wishes import refuse_unknown
-from tgi_core import errors
 from tgi_core.contract import (
     AdapterRows,
     BackendStats,
@@ -43,149 +38,8 @@ from tgi_core.contract import (
     ReadImage,
     Step,
     TwoWay,
-    warm_up_with,
 )
-from tgi_core.errors import BackendDead, SetupError, UnsupportedModel
-
-_GOODBYE_S = 5.0
-"""How long a rank may take to end by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """The first message to a rank."""
-
-    request: LoadRequest
-    device: DeviceOfRanks
-    rank: int
-    size: int
-    meeting_point: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """As `StepBackend.reserve`; it has been seen that there is room."""
-
-    seq: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """As `StepBackend.fork`."""
-
-    src: int
-    dst: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Truncate:
-    """As `StepBackend.truncate`."""
-
-    seq: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """As `StepBackend.release`."""
-
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A step, and what happened to the cache before it."""
-
-    changes: tuple[Reserve | Fork | Truncate | Release, ...]
-    step: Step
-    embeds: bool
-    """Whether hidden states are wanted, and no logits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What a rank answers that cannot load its part."""
-
-    kind: str
-    """The class of the error."""
-    message: str
-
-
-class Followers:
-    """The processes of all ranks but this one."""
-
-    def __init__(self, request: LoadRequest, device: DeviceOfRanks, size: int) -> None:
-        self.rank, self.size = 0, size
-        self._device = device
-        # only this user can look into it
-        self._folder = tempfile.TemporaryDirectory(prefix="tgi-ranks-")
-        self._meeting_point = Path(self._folder.name) / "meeting"
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._connections: list[Connection] = []
-        for rank in range(1, size):
-            self._start(Begin(request, device, rank, size, self._meeting_point))
-
-    def join(self) -> Group:
-        """Waits until all have loaded their weights, then connects all ranks.
-
-        Raises:
-            SetupError: what one of them says against it.
-        """
-        pending = list(self._connections)
-        while pending:
-            for connection in wait(pending):
-                assert isinstance(connection, Connection)
-                pending.remove(connection)
-                try:
-                    answer = connection.recv()
-                except (EOFError, OSError) as error:
-                    raise BackendDead("a rank died while it loaded its weights") from error
-                if isinstance(answer, Refused):
-                    raise _raised(answer)
-        group = self._device.connect(self._meeting_point, self.rank, self.size)
-        self._folder.cleanup()
-        return group
-
-    def tell(self, turn: Turn) -> None:
-        """Has all of them do it.
-
-        Raises:
-            BackendDead: one of them is gone.
-        """
-        try:
-            for connection in self._connections:
-                connection.send(turn)
-        except OSError as error:
-            raise BackendDead("a rank is gone") from error
-
-    def close(self) -> None:
-        """Ends them all."""
-        for connection in self._connections:
-            connection.close()  # upon which they end
-        for process in self._processes:
-            try:
-                process.wait(_GOODBYE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._connections, self._processes = [], []
-        self._folder.cleanup()
-
-    def _start(self, begin: Begin) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "tgi_backend_torch.follow", str(theirs.fileno())]
-            self._processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()]))
-        connection = Connection(ours.detach())
-        self._connections.append(connection)
-        connection.send(begin)
-
-
-def _raised(answer: Refused) -> SetupError:
-    kind = getattr(errors, answer.kind, SetupError)
-    return kind(answer.message) if issubclass(kind, SetupError) else SetupError(answer.message)
+from tgi_core.errors import BackendDead, UnsupportedModel, UsageError
 
 
 class RankedBackend:
@@ -194,10 +48,18 @@ class RankedBackend:
     One rank alone also satisfies `HoldsAdapters`, `EncodesImages` and `HoldsHeads`.
     """
 
-    def __init__(self, device: DeviceOfRanks | None = None) -> None:
+    def __init__(
+        self, device: DeviceOfRanks | None = None, kind: type[TorchBackend] = TorchBackend
+    ) -> None:
+        """
+        Args:
+            device: what ranks have one, or a part, of.
+            kind: what each rank is.
+        """
         self._device: DeviceOfRanks = device or CpuDevice()
+        self._kind = kind
         self._followers: Followers | None = None
-        self._own = TorchBackend(self._device)
+        self._own = kind(self._device)
         self._changes: list[Reserve | Fork | Truncate | Release] = []
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
@@ -206,15 +68,16 @@ class RankedBackend:
         if size == 1:
             return self._own.load(request, progress)
         refuse_unknown(request, self._device)
+        self._refuse_more_than_there_are(size)
         config = read_config(request.model.path)
         cls = model_class(config)
         check_shards(cls, config, size)
         Weights.find(request, self._device).check_cuts(cls, config, size)
         if request.num_threads is None:
             request = replace(request, num_threads=max(1, torch.get_num_threads() // size))
-        self._followers = Followers(request, self._device, size)
+        self._followers = Followers(request, self._kind, self._device, size)
         try:
-            self._own = TorchBackend(self._device.of_rank(0, size), self._followers)
+            self._own = self._kind(self._device.of_rank(0, size), self._followers)
             limits = self._own.load(request, progress)
         except BaseException:
             self.close()
@@ -229,10 +92,14 @@ class RankedBackend:
 
     def warm_up(self, progress: Progress) -> None:
         """As `TorchBackend.warm_up`, by all ranks."""
-        if self._followers is None:
+        self._tell(WarmUp())
+        with self._together():
             self._own.warm_up(progress)
-        else:
-            warm_up_with(self, self._own.limits, WARM_UP_LENGTHS, progress)
+
+    @property
+    def limits(self) -> Capabilities:
+        """See `TorchBackend.limits`."""
+        return self._own.limits
 
     def reserve(self, seq: int, length: int) -> bool:
         """As `TorchBackend.reserve`; what one rank has room for all have."""
@@ -263,13 +130,13 @@ class RankedBackend:
             BackendDead: a rank is gone, or the step failed: then no rank knows what the others
                 have in their caches.
         """
-        self._tell(step, embeds=False)
+        self._tell(self._turn(step, embeds=False))
         with self._together():
             return self._own.step(step)
 
     def embed(self, step: Step) -> NDArray[np.float32]:
         """See `step`."""
-        self._tell(step, embeds=True)
+        self._tell(self._turn(step, embeds=True))
         with self._together():
             return self._own.embed(step)
 
@@ -320,10 +187,22 @@ class RankedBackend:
         if self._followers is not None:
             self._changes.append(change)
 
-    def _tell(self, step: Step, *, embeds: bool) -> None:
+    def _turn(self, step: Step, *, embeds: bool) -> Turn:
+        changes, self._changes = tuple(self._changes), []
+        return Turn(changes, step, embeds)
+
+    def _tell(self, turn: Turn | WarmUp | Keep) -> None:
         if self._followers is not None:
-            self._followers.tell(Turn(tuple(self._changes), step, embeds))
-            self._changes.clear()
+            self._followers.tell(turn)
+
+    def _refuse_more_than_there_are(self, size: int) -> None:
+        most = self._device.most_ranks
+        if most is not None and size > most:
+            raise UsageError(
+                f"--num-shard is {size}, and {self._device.name} has {most} "
+                f"{'device' if most == 1 else 'devices'} here: make it smaller, or let this "
+                "process see more of them."
+            )
 
     @contextmanager
     def _together(self) -> Iterator[None]:

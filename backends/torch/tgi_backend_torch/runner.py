@@ -20,7 +20,7 @@ from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
-from tgi_backend_torch.group import Alone, Meeting
+from tgi_backend_torch.group import Alone, Group, Meeting, Unconnected
 from tgi_backend_torch.heads import MedusaHeads
 from tgi_backend_torch.loaded import Loaded
 from tgi_backend_torch.loader import (
@@ -100,6 +100,7 @@ class TorchBackend:
     def __init__(self, device: Device | None = None, meeting: Meeting | None = None) -> None:
         self._device: Device = device or CpuDevice()
         self._meeting: Meeting = meeting or Alone()
+        self._group: Group = Unconnected()
         self._loaded: Loaded | None = None
         self._heads: MedusaHeads | None = None
 
@@ -133,7 +134,7 @@ class TorchBackend:
         )
         dtype = model.dtype
         device.prepare(model, dtype)
-        group = self._meeting.join()
+        group = self._group = self._meeting.join()
         connect_layers(model, cuts, group, share.rank)
         try:
             trial = try_model(model)
@@ -278,6 +279,11 @@ class TorchBackend:
         states = logits.states[self._device.to_device(outputs.astype(np.int64))]
         return self._heads.guess(states).cpu().numpy().astype(np.int32)
 
+    def keep(self, num_outputs: int) -> None:
+        """Takes what rank 0 has sampled for the outputs of the last step, for the next one."""
+        ids = torch.empty(num_outputs, dtype=torch.int32, device=self._device.torch_device)
+        self._here().computing.keep(self._group.first(ids))
+
     def embed(self, step: Step) -> NDArray[np.float32]:
         """The same, up to the hidden states; see `Embeds.embed`."""
         loaded = self._here()
@@ -352,7 +358,8 @@ class TorchBackend:
     def close(self) -> None:
         """Drops model and cache."""
         self._device.synchronize()
-        self._loaded = self._heads = None
+        self._group.close()
+        self._group, self._loaded, self._heads = Unconnected(), None, None
         # modules and their parents refer to each other
         gc.collect()
 

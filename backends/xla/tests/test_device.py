@@ -9,6 +9,7 @@ import torch
 import transformers
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shapes.backend import ShapedBackend
+from tgi_backend_torch.shapes.flat import FlatBackend
 from tgi_backend_xla.device import XlaDevice
 from tgi_backend_xla.probe import describe
 
@@ -61,7 +62,7 @@ def load(tmp_path):
         request = request_for(
             make_model(tmp_path / "model", config), **{**sizes, "cache_tokens": 640, **wishes}
         )
-        backend = ShapedBackend(XlaDevice(runtime))
+        backend = ShapedBackend(FlatBackend(XlaDevice(runtime)))
         return backend, backend.load(request, no_progress), request
 
     return made
@@ -136,7 +137,7 @@ def test_a_model_that_runs_in_padded_batches_is_refused(tmp_path):
     )
     request = request_for(make_model(tmp_path / "model", config))
     with pytest.raises(UnsupportedModel, match="does not run in flat batches, and xla:tpu would"):
-        ShapedBackend(XlaDevice(Counting())).load(request, no_progress)
+        ShapedBackend(FlatBackend(XlaDevice(Counting()))).load(request, no_progress)
 
 
 def test_a_model_that_cannot_be_compiled_is_told_what_to_do(load):

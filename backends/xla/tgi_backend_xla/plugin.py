@@ -18,11 +18,12 @@ def probe() -> Probe:
 def create() -> StepBackend:
     """A backend with no model in it yet."""
     from tgi_backend_torch.shapes.backend import ShapedBackend
+    from tgi_backend_torch.shapes.flat import FlatBackend
 
     from tgi_backend_xla.device import XlaDevice
     from tgi_backend_xla.runtime import TorchXla
 
-    return ShapedBackend(XlaDevice(TorchXla()))
+    return ShapedBackend(FlatBackend(XlaDevice(TorchXla())))
 
 
 @hookimpl

@@ -1,65 +1,81 @@
 """What the backend does on whatever its driver drives, and what it calls of torch.xpu."""
 
 import inspect
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
-from tgi_backend_torch.on_device import SamplingTorchBackend
+from tgi_backend_torch.on_device import SamplingRankedBackend
 from tgi_backend_xpu.device import XpuDevice
 from tgi_backend_xpu.driver import XpuDriver
 from tgi_backend_xpu.plugin import tgi_backend
 
-from tests.families import FAMILIES, Driver, check_any_batch, make_model, request_for
+from tests.engines import generate, requests
+from tests.families import FAMILIES, VOCAB, Driver, check_any_batch, make_model, request_for
+from tests.plain_driver import MIB, OnCpu
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import CONTRACT, DType
+from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import UnsupportedModel, UsageError
 
-MIB = 1 << 20
-
-
-class OnCpu:
-    """Satisfies the backend's `Driver`: memory and queue of a GPU that the CPU plays."""
-
-    torch_device = torch.device("cpu")
-
-    def __init__(self, *halves: torch.dtype) -> None:
-        self.dtypes = frozenset({torch.float32, *halves})
-        self.free, self.peak = 64 * MIB, MIB
-
-    def free_bytes(self) -> int:
-        return self.free
-
-    def peak_bytes(self, run) -> int:
-        run()
-        return self.peak
-
-    def fetch(self, source):
-        copy = source.clone()  # what the source becomes later is not what was asked for
-
-        return lambda: copy
-
-    def synchronize(self) -> None:
-        pass
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def load(tmp_path):
     folder = make_model(tmp_path / "model", FAMILIES["llama"]())
 
+    made_before = []
+
     def made(driver, **wishes):
-        backend = SamplingTorchBackend(XpuDevice(driver))
+        backend = SamplingRankedBackend(XpuDevice(driver))
+        made_before.append(backend)
         limits = backend.load(request_for(folder, **wishes), lambda *told: None)
         return backend, limits, folder
 
-    return made
+    yield made
+    for backend in made_before:
+        backend.close()
 
 
 def test_logits_are_those_of_a_whole_forward_in_any_batch(load):
     backend, limits, folder = load(OnCpu(), device="xpu", max_rows=6, max_sequence_tokens=160)
     assert (limits.device, limits.steps_in_flight) == ("xpu", 2)
     check_any_batch(Driver(backend, folder))
+
+
+@pytest.mark.slow
+def test_two_ranks_have_two_steps_in_flight_and_one_does_not_outlive_the_other(load, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    wanted = [
+        replace(each, prompt=tuple(token % VOCAB for token in each.prompt))
+        for each in requests(12, seed=7, max_prompt=30, max_new=6, temperature=0.8)
+    ]
+    outputs = []
+    for size in (1, 2):
+        backend, limits, _ = load(OnCpu(num_devices=2), num_shards=size, num_threads=1, max_rows=4)
+        assert limits.steps_in_flight == 2
+        engine = StepEngine(backend, FirstComeFirstServed())
+        engine.prepare(limits)
+        outputs.append(generate(engine, wanted))
+    assert outputs[0] == outputs[1]
+    # a device would wait for a rank that has died, and the host for the device
+    ended = Event()
+    monkeypatch.setattr(os, "_exit", lambda status: ended.set())
+    backend._followers._processes[0].kill()
+    assert ended.wait(60)
+
+
+def test_more_ranks_than_gpus_are_refused_before_anything_is_loaded(load):
+    with pytest.raises(UsageError, match="--num-shard is 2, and xpu has 1 device here"):
+        load(OnCpu(), num_shards=2)
 
 
 def test_the_cache_takes_what_the_largest_step_leaves(load):
@@ -118,6 +134,7 @@ def test_want_of_memory_is_told_from_other_errors():
         ("synchronize", (0,)),
         ("get_device_name", (0,)),
         ("device_count", ()),
+        ("set_device", (0,)),
         ("is_available", ()),
     ],
 )
@@ -140,7 +157,7 @@ def test_a_torch_for_something_else_and_a_missing_gpu_are_named_as_reasons(monke
     monkeypatch.setattr(torch.xpu, "get_device_name", lambda index: "an Intel GPU")
     monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
     found = tgi_backend().probe()
-    assert found.available and "of 2 devices the first is used" in found.notes
+    assert found.available and "of 2 devices --num-shard uses more than the first" in found.notes
 
 
 def test_the_plugin_imports_no_device_library():

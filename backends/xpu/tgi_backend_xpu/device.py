@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.group import Group
 from torch import Tensor, nn
 
 from tgi_backend_xpu.driver import Driver
@@ -19,7 +21,7 @@ from tgi_core.errors import UsageError
 
 
 class XpuDevice:
-    """Satisfies `Device` of the torch backend."""
+    """Satisfies `DeviceOfRanks` of the torch backend: ranks have a GPU each."""
 
     name = "xpu"
     cache_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
@@ -29,6 +31,23 @@ class XpuDevice:
     def __init__(self, driver: Driver) -> None:
         self.torch_device = driver.torch_device
         self._driver = driver
+
+    @property
+    def most_ranks(self) -> int | None:
+        """One for each GPU."""
+        return self._driver.num_devices
+
+    def environment(self, rank: int, size: int, given: Mapping[str, str]) -> Mapping[str, str]:
+        """There is nothing to say."""
+        return {}
+
+    def of_rank(self, rank: int, size: int) -> XpuDevice:
+        """The GPU of this number."""
+        return XpuDevice(self._driver.of_rank(rank))
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """By oneCCL."""
+        return self._driver.of_rank(rank).connect(meeting_point, rank, size)
 
     def configure(self, options: Mapping[str, str]) -> None:
         """There are none."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from tgi_backend_torch.group import Group, connect_devices
 from torch import Tensor
 
 
@@ -20,6 +22,19 @@ class Driver(Protocol):
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
         """What it computes in without emulating it."""
+        ...
+
+    @property
+    def num_devices(self) -> int:
+        """How many of them this process may use."""
+        ...
+
+    def of_rank(self, rank: int) -> Driver:
+        """The same of another device, which becomes this process's."""
+        ...
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """Connects the devices of all ranks; see `connect_devices`."""
         ...
 
     def free_bytes(self) -> int:
@@ -44,6 +59,20 @@ class XpuDriver:
 
     def __init__(self, index: int = 0) -> None:
         self.torch_device = torch.device("xpu", index)
+
+    @property
+    def num_devices(self) -> int:
+        """What ZE_AFFINITY_MASK leaves."""
+        return int(_xpu.device_count())
+
+    def of_rank(self, rank: int) -> XpuDriver:
+        """Streams and events are those of the current device."""
+        _xpu.set_device(rank)
+        return XpuDriver(rank)
+
+    def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
+        """By oneCCL, which torch has built in where it has Intel GPUs."""
+        return connect_devices(meeting_point, rank, size, "xccl", self.torch_device)
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:

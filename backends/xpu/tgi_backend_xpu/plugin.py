@@ -17,12 +17,12 @@ def probe() -> Probe:
 
 def create() -> StepBackend:
     """A backend with no model in it yet."""
-    from tgi_backend_torch.on_device import SamplingTorchBackend
+    from tgi_backend_torch.on_device import SamplingRankedBackend
 
     from tgi_backend_xpu.device import XpuDevice
     from tgi_backend_xpu.driver import XpuDriver
 
-    return SamplingTorchBackend(XpuDevice(XpuDriver()))
+    return SamplingRankedBackend(XpuDevice(XpuDriver()))
 
 
 @hookimpl
@@ -35,6 +35,7 @@ def tgi_backend() -> BackendSpec:
         accepts=accepts,
         create=create,
         priority=100,
+        shards=True,
         description="transformers models on an Intel GPU",
         idle_variables={
             "XPU_MEMORY_FRACTION": "the cache takes nine tenths of what weights and the largest "

@@ -36,7 +36,7 @@ def probe_xpu() -> Probe:
         return _missing(f"the GPU cannot be asked ({error}): see whether its driver fits torch.")
     notes = [f"{name}, torch {torch.__version__}"]
     if num > 1:
-        notes.append(f"of {num} devices the first is used")
+        notes.append(f"of {num} devices --num-shard uses more than the first")
     return Probe(available=True, devices=("xpu",), notes=tuple(notes))
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.gpu [PART ...] [--seconds 560] [--out FOLDER] [--commit HASH]
 
-Parts: tests, 8b, 1b, mixtral, warm, peer, tiles; all of them without one named. Each runs in a
-process of its own that is ended when its time is up, and the page is written anew after each, so
+Parts: tests, 8b, 1b, mixtral, ranks, warm, peer, tiles; all of them without one named. Each runs in
+a process of its own that is ended when its time is up, and the page is written anew after each, so
 that whatever comes in between, what was measured is there. Nothing is installed or downloaded.
 
 What it proves: that the kernels, compiled, compute attention; that the backend conforms, and gives

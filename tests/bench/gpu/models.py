@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,6 +16,7 @@ from tgi_backend_cuda.driver import TorchDriver
 from tgi_backend_torch.attention import IMPLEMENTATION
 from tgi_backend_torch.loader import quiet
 from tgi_backend_torch.on_device import SamplingTorchBackend
+from tgi_backend_torch.shards import Cuts, Share
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
@@ -111,12 +113,16 @@ class RandomBackend(SamplingTorchBackend):
         self.clock = Clock()
         self.waited_s = 0.0
 
-    def _weights(self, *_: object) -> PreTrainedModel:
+    def _weights(self, request: LoadRequest) -> Any:
+        return self
+
+    def fill(self, *_: object, share: Share) -> tuple[PreTrainedModel, Cuts]:
+        """As `Weights.fill`."""
         begin = time.perf_counter()
         self.model = make_model(self.config, IMPLEMENTATION)
         torch.cuda.synchronize()
         self.clock.add("weights", begin)
-        return self.model
+        return self.model, share.cuts(self.model)
 
     def sample(self, logits: PendingLogits, batch: SamplingBatch) -> PendingTokens:
         return _Timed(self, super().sample(logits, batch))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tgi_backend_cuda.plugin import create
 from transformers import GenerationConfig, PretrainedConfig
 
 from tests.bench.gpu.limits import Limits, Needs, measure_limits
@@ -24,7 +25,17 @@ from tests.bench.gpu.models import (
     start,
 )
 from tests.bench.gpu.trace import busy_share, kernel_table
-from tgi_core.contract import Request, RequestFailed, StopRule, TokenEvent
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.contract import (
+    LoadRequest,
+    ModelFiles,
+    ModelFormat,
+    Request,
+    RequestFailed,
+    StopRule,
+    TokenEvent,
+)
+from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.step_engine import StepEngine
 
 PROMPT, OUTPUT, STREAMS, SHORT = 1024, 1024, 256, 128
@@ -204,6 +215,32 @@ def part_mixtral(folder: Path) -> None:
     part_small(config, f"Mixtral, {config.num_hidden_layers} layers", folder, "0.90")
 
 
+def part_ranks(folder: Path) -> None:
+    """Llama 3.2 1B on one GPU and on two, which exchange results by NCCL; one stream."""
+    if torch.cuda.device_count() < 2:
+        say("not run: this machine has one GPU, and two ranks need two")
+        return
+    config = llama_1b()
+    make_model(config, "sdpa").save_pretrained(folder)
+    torch.cuda.empty_cache()
+    rates = []
+    for size in (1, 2):
+        backend = create()
+        engine = StepEngine(backend, FirstComeFirstServed(), EngineLimits(prefix_caching=False))
+        files = ModelFiles(reference="random", path=folder, format=ModelFormat.SAFETENSORS)
+        engine.start(
+            LoadRequest(model=files, num_shards=size, max_rows=16, max_step_tokens=1024),
+            lambda *_: None,
+        )
+        load = Load(engine, requests(1, 64, 256, config.vocab_size))
+        load.until(lambda load=load: load.generated >= 16)
+        before = load.generated
+        rates.append((256 - before) / load.all())
+        backend.close()
+    one, two = rates
+    row("1B: decode, 1 stream, 2 GPUs", f"{two:.0f} tokens/s", f"{one:.0f}", two / one, "1.20")
+
+
 def part_warm(folder: Path) -> None:
     """Llama 3.1 8B once more, only to be ready: the kernels are compiled by now."""
     start(llama_8b(), folder, say, max_rows=STREAMS, max_step_tokens=8192)
@@ -255,6 +292,7 @@ PARTS: dict[str, tuple[Callable[[Path], None], int]] = {
     "8b": (part_8b, 200),
     "1b": (part_1b, 60),
     "mixtral": (part_mixtral, 90),
+    "ranks": (part_ranks, 90),
     "warm": (part_warm, 60),
     "peer": (part_peer, 100),
     "tiles": (part_tiles, 90),

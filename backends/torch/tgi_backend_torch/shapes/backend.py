@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tgi_backend_torch.device import Device
 from tgi_backend_torch.quant.formats import refuse_quantized
+from tgi_backend_torch.ranks import RankedBackend
 from tgi_backend_torch.shapes.flat import FlatBackend
 from tgi_backend_torch.vision import Pixels
 from tgi_core.contract import (
@@ -35,14 +35,15 @@ class ShapedBackend:
     """Satisfies `StepBackend` and `EncodesImages`, and `HoldsAdapters` once a model is loaded that
     may have some.
 
-    Device packages pass a device whose `computing` is a `ShapedComputing`.
+    Device packages pass what computes, on a device whose `computing` is a `ShapedComputing`.
     """
 
     read_adapter: Callable[[Path], object]
     set_adapter: Callable[[int, object | None], None]
 
-    def __init__(self, device: Device) -> None:
-        self._torch = FlatBackend(device)
+    def __init__(self, flat: FlatBackend | RankedBackend) -> None:
+        """`flat`: one rank alone, or several, each of which is a `FlatBackend`."""
+        self._torch = flat
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """As `TorchBackend.load`.

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from tgi_backend_torch.computing import Computing
 from tgi_backend_torch.device import Device
+from tgi_backend_torch.group import Meeting
 from tgi_backend_torch.lora import PlacedAdapter, linear_shape, placed
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shapes.adapters import StackedAdapters, adapter_rank, stack_bytes
@@ -35,8 +36,8 @@ _MAX_ADAPTERS = 8
 class FlatBackend(TorchBackend):
     """Models that run in flat batches; adapters in stacks, if the options give them a rank."""
 
-    def __init__(self, device: Device) -> None:
-        super().__init__(device)
+    def __init__(self, device: Device | None = None, meeting: Meeting | None = None) -> None:
+        super().__init__(device, meeting)
         self._stacks: StackedAdapters | None = None
 
     def take(

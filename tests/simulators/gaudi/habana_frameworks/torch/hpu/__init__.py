@@ -12,7 +12,7 @@ def is_available() -> bool:
 
 
 def device_count() -> int:
-    return 1
+    return DEVICE.num_devices
 
 
 def get_device_name(device: int | None = None) -> str:

@@ -1,0 +1,87 @@
+"""Ranks with a simulated Gaudi each compute what one does, and graphs hold what they exchange."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from tgi_backend_torch.runner import TorchBackend
+
+from tests.engines import generate, no_progress, requests
+from tests.families import FAMILIES, make_model, request_for
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.engine.step_engine import StepEngine
+from tgi_core.errors import UsageError
+
+ROOT = Path(__file__).parents[3]
+SET = (
+    *("HLS_MODULE_ID", "PT_HPU_ENABLE_LAZY_COLLECTIVES", "HCCL_SOCKET_IFNAME"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+)
+"""By ranks, in their process."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    config = FAMILIES["llama"]()
+    config.vocab_size = 128
+    return make_model(tmp_path_factory.mktemp("model"), config)
+
+
+@pytest.fixture
+def two_gaudis(gaudi, monkeypatch):
+    """That processes which follow see too."""
+    for name in SET:
+        monkeypatch.setenv(name, "")  # and so set back after the test
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+    gaudi.num_devices = 2
+    return gaudi
+
+
+def engine_over(backend, folder, **wishes) -> StepEngine:
+    engine = StepEngine(backend, FirstComeFirstServed())
+    sizes = {"max_rows": 2, "max_sequence_tokens": 64, "max_step_tokens": 32, "cache_tokens": 256}
+    engine.start(request_for(folder, **sizes, **wishes, num_threads=1), no_progress)
+    return engine
+
+
+@pytest.mark.slow
+def test_tokens_of_two_gaudis_are_those_of_one_and_nothing_is_compiled_late(folder, two_gaudis):
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    wanted = requests(12, seed=5, max_prompt=40, max_new=5)
+    backend = GaudiBackend()
+    engine = engine_over(backend, folder, num_shards=2)
+    two_gaudis.sealed = True
+    outputs = generate(engine, wanted)
+    assert two_gaudis.replays > 10
+    backend.close()
+    two_gaudis.stop()
+    assert outputs == generate(engine_over(TorchBackend(), folder), wanted)
+
+
+def test_more_ranks_than_gaudis_are_refused_before_anything_is_loaded(folder, two_gaudis):
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    with pytest.raises(UsageError, match="--num-shard is 4, and hpu has 2 devices here"):
+        engine_over(GaudiBackend(), folder, num_shards=4)
+
+
+def test_what_one_gaudi_measures_is_not_for_several(folder, two_gaudis, tmp_path):
+    from tgi_backend_gaudi.device import HpuDevice
+
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="leave it or --num-shard out"):
+        HpuDevice(2).configure({"quant_config": str(tmp_path / "config.json")})
+
+
+def test_each_rank_has_a_gaudi_of_those_that_are_visible(gaudi):
+    from tgi_backend_gaudi.device import HpuDevice
+
+    device = HpuDevice()
+    for given, rank, module in (({}, 1, "1"), ({"HABANA_VISIBLE_MODULES": "4,6"}, 1, "6")):
+        told = device.environment(rank, 2, given)
+        assert told["HLS_MODULE_ID"] == module
+        assert told["PT_HPU_ENABLE_LAZY_COLLECTIVES"] == "true"
+        assert told["HCCL_SOCKET_IFNAME"] == "lo"
+    assert device.environment(0, 2, {"HCCL_SOCKET_IFNAME": "eth1"})["HCCL_SOCKET_IFNAME"] == "eth1"

@@ -1,0 +1,86 @@
+"""What rank 0 tells the others, and what they answer. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tgi_backend_torch.device import DeviceOfRanks
+from tgi_backend_torch.runner import TorchBackend
+from tgi_core.contract import LoadRequest, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The first message to a rank."""
+
+    request: LoadRequest
+    kind: type[TorchBackend]
+    """What the rank is."""
+    device: DeviceOfRanks
+    rank: int
+    size: int
+    meeting_point: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """As `StepBackend.reserve`; it has been seen that there is room."""
+
+    seq: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """As `StepBackend.fork`."""
+
+    src: int
+    dst: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """As `StepBackend.truncate`."""
+
+    seq: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """As `StepBackend.release`."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A step, and what happened to the cache before it."""
+
+    changes: tuple[Reserve | Fork | Truncate | Release, ...]
+    step: Step
+    embeds: bool
+    """Whether hidden states are wanted, and no logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """As `TorchBackend.warm_up`: with the same steps, and so the same exchanges, on all ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What rank 0 has sampled for the outputs of the last step comes from it, and is kept."""
+
+    num_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What a rank answers that cannot load its part."""
+
+    kind: str
+    """The class of the error."""
+    message: str

@@ -1,0 +1,1 @@
+"""Of which a server imports `hccl`."""
