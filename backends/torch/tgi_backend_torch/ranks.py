@@ -93,8 +93,7 @@ class RankedBackend:
     def warm_up(self, progress: Progress) -> None:
         """As `TorchBackend.warm_up`, by all ranks."""
         self._tell(WarmUp())
-        with self._together():
-            self._own.warm_up(progress)
+        self._own.warm_up(progress)
 
     @property
     def limits(self) -> Capabilities:

@@ -162,24 +162,27 @@ def cut_model(model: PreTrainedModel, cuts: Cuts, held: torch.dtype, dtype: torc
     """Replaces all parameters by this rank's pieces of them, as copies; those in the dtype `held`
     become ones in `dtype`.
     """
-    whole: dict[Tensor, nn.Parameter] = {}
-    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+    # several names may share a parameter, which is told by its identity while all are there
+    first: dict[int, str] = {}
+    names = [
+        (name, first.setdefault(id(parameter), name))
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    ]
+    for name, first_name in names:
         module_name, _, attribute = name.rpartition(".")
         module = model.get_submodule(module_name)
         piece = cuts.pieces.get(name, _EVERYTHING)
         if piece is None:
             setattr(module, attribute, None)
             continue
-        if piece is _EVERYTHING and parameter in whole:
-            setattr(module, attribute, whole[parameter])
+        if first_name != name and piece is cuts.pieces.get(first_name, _EVERYTHING):
+            setattr(module, attribute, model.get_parameter(first_name))
             continue
-        part = parameter.detach() if piece is _EVERYTHING else piece.of(parameter.detach())
+        parameter = model.get_parameter(name).detach()
+        part = parameter if piece is _EVERYTHING else piece.of(parameter)
         wanted = dtype if parameter.dtype == held else parameter.dtype
         copy = part.to(wanted, copy=True, memory_format=torch.contiguous_format)
-        made = nn.Parameter(copy, requires_grad=False)
-        setattr(module, attribute, made)
-        if piece is _EVERYTHING:
-            whole[parameter] = made
+        setattr(module, attribute, nn.Parameter(copy, requires_grad=False))
         if attribute == "weight" and isinstance(module, nn.Linear):
             module.out_features, module.in_features = copy.shape
 

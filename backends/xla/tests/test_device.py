@@ -88,7 +88,7 @@ def test_no_image_needs_a_step_that_warm_up_has_not_compiled(tmp_path):
     request = request_for(model.folder, **sizes)
     runtime = Counting("CPU")
     engines = []
-    for backend in (ShapedBackend(XlaDevice(runtime)), TorchBackend()):
+    for backend in (ShapedBackend(FlatBackend(XlaDevice(runtime))), TorchBackend()):
         engines.append(StepEngine(backend, FirstComeFirstServed()))
         engines[-1].start(request, no_progress)
     compiled = set(runtime.shapes)
