@@ -1,29 +1,24 @@
 """Replaces what modules do between matrix products by our kernels, where a trial shows the same.
 
-A module is judged by what it computes, not by its name: the model runs once, and each candidate
-gets what the module got. Products that read the same input become one. The weights stay where
-they were, as parts of the merged ones, so adapters find their layers; a layer that an adapter has
-hooked computes as before.
+Products that read the same input become one. The weights stay where they were, as parts of the
+merged ones, so adapters find their layers; a layer that an adapter has hooked computes as before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
-from tgi_backend_torch.attention import BoundLayer, Scoring
-from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.attention import BoundLayer
+from tgi_backend_torch.replaced import Asked, Call, calls_of, is_alike, is_rms_norm, take
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
 
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-"""Of the norm of a difference, relative to that of the result."""
 _COLUMNS = 1024
 """Numbers that one program of an activation takes."""
 
@@ -40,9 +35,7 @@ class Fused:
 def fuse(model: PreTrainedModel) -> Fused:
     """Replaces the `forward` of modules, in place."""
     counts = Fused()
-    # a module that is called twice is tried on what it got first
-    calls = {call.module: call for call in reversed(_calls(model))}
-    for call in calls.values():
+    for call in calls_of(model, lambda m: is_rms_norm(m) or _is_mlp(m) or _is_attention(m)):
         if _fuse_norm(call):
             counts.norms += 1
         elif _fuse_mlp(call):
@@ -50,68 +43,6 @@ def fuse(model: PreTrainedModel) -> Fused:
         elif _fuse_attention(call):
             counts.attentions += 1
     return counts
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A module, and what it got and gave in a forward of the whole model."""
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: Any
-
-
-class _Seen:
-    """Stands in for `Attention`: keeps what each layer asked, gives back its values."""
-
-    def __init__(self) -> None:
-        self.asked: dict[int, tuple[Tensor, Tensor, Tensor, Scoring]] = {}
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
-    ) -> Tensor:
-        self.asked[layer] = (query.clone(), key.clone(), value.clone(), scoring)
-        return value.repeat_interleave(query.shape[1] // value.shape[1], 1)
-
-
-def _calls(model: PreTrainedModel) -> list[_Call]:
-    """One of each module that has parameters of its own or linear layers, in three tokens."""
-    calls: list[_Call] = []
-    modules = list(model.modules())
-    seen = _Seen()
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        calls.append(_Call(module, args, kwargs, result))
-
-    hooks = [
-        module.register_forward_hook(note, with_kwargs=True)
-        for module in modules
-        if _is_norm(module) or _is_mlp(module) or _is_attention(module)
-    ]
-    for index, module in enumerate(modules):
-        module.tgi_layer = BoundLayer(seen, index)  # type: ignore[assignment, arg-type]
-    try:
-        tokens, positions = torch.tensor([[1, 2, 3], [0, 1, 7]], device=model.device)
-        FlatModel(model)(tokens, positions, positions[:1])
-    except Exception:  # model code raises whatever it likes, and the trial at loading says why
-        return []
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module in modules:
-            del module.tgi_layer
-    return calls
-
-
-def _is_norm(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return (
-        type(module).__name__.endswith("RMSNorm")
-        and isinstance(weight, nn.Parameter)
-        and weight.dim() == 1
-        and isinstance(getattr(module, "variance_epsilon", None), float)
-    )
 
 
 def _is_mlp(module: nn.Module) -> bool:
@@ -129,9 +60,9 @@ def _has_linears(module: nn.Module, *names: str) -> bool:
 
 
 @torch.no_grad()
-def _fuse_norm(call: _Call) -> bool:
+def _fuse_norm(call: Call) -> bool:
     module = call.module
-    if not _is_norm(module):
+    if not is_rms_norm(module):
         return False
     epsilon: float = module.variance_epsilon  # type: ignore[assignment]
     weight: Tensor = module.weight  # type: ignore[assignment]
@@ -148,11 +79,11 @@ def _fuse_norm(call: _Call) -> bool:
         rms_norm[(x.numel() // size,)](out, x, weight, epsilon, SIZE=size, PAD=pad, num_warps=warps)
         return out
 
-    return _take(call, forward, lambda found: _alike(found, call.result))
+    return take(call, forward, lambda found: is_alike(found, call.result))
 
 
 @torch.no_grad()
-def _fuse_mlp(call: _Call) -> bool:
+def _fuse_mlp(call: Call) -> bool:
     module: Any = call.module
     if not _is_mlp(module):
         return False
@@ -171,14 +102,14 @@ def _fuse_mlp(call: _Call) -> bool:
         out: Tensor = module.down_proj(active)
         return out
 
-    taken = _take(call, forward, lambda found: _alike(found, call.result))
+    taken = take(call, forward, lambda found: is_alike(found, call.result))
     if taken:
         _share(weight, bias, gate, up)
     return taken
 
 
 @torch.no_grad()
-def _fuse_attention(call: _Call) -> bool:
+def _fuse_attention(call: Call) -> bool:
     module: Any = call.module
     if not _is_attention(module) or "position_embeddings" not in call.kwargs:
         return False
@@ -186,7 +117,7 @@ def _fuse_attention(call: _Call) -> bool:
     dim: int = module.head_dim
     if any(x.shape[-1] != dim for x in call.kwargs["position_embeddings"]):
         return False  # only a part of each head is rotated
-    seen = _Seen()
+    seen = Asked()
     module.tgi_layer = BoundLayer(seen, 0)  # type: ignore[arg-type]
     original(*call.args, **call.kwargs)
     *expected, scoring = seen.asked[0]
@@ -223,31 +154,13 @@ def _fuse_attention(call: _Call) -> bool:
     def alike(found: tuple[Tensor, None]) -> bool:
         *ours, _ = seen.asked[0]
         pairs = zip([*ours, found[0]], [*expected, call.result[0]], strict=True)
-        return all(_alike(one, other) for one, other in pairs)
+        return all(is_alike(one, other) for one, other in pairs)
 
-    taken = _take(call, forward, alike)
+    taken = take(call, forward, alike)
     if taken:
         _share(weight, bias, *parts)
     del module.tgi_layer
     return taken
-
-
-def _take(call: _Call, forward: Callable[..., Any], alike: Callable[[Any], bool]) -> bool:
-    """Gives the module this forward if it computes what the module did."""
-    try:
-        fits = alike(forward(*call.args, **call.kwargs))
-    except Exception:  # whatever shape or argument it did not expect, the module did
-        return False
-    if fits:
-        call.module.forward = forward  # type: ignore[method-assign]
-    return fits
-
-
-def _alike(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    difference = (found.double() - expected.double()).norm()
-    return bool(difference <= _TOLERANCE[expected.dtype] * expected.double().norm())
 
 
 def _merged(*linears: Any) -> tuple[Tensor, Tensor | None]:

@@ -60,6 +60,7 @@ def prompt(backend, *tokens: int, adapter: int = 0):
     [
         ({"colour": "red"}, "quant_config=FILE and adapter_rank=N, and was given colour=red"),
         ({"graphs": "maybe"}, "graphs=maybe"),
+        ({"fused": "some"}, "fused=off|norms|all"),
         ({"adapter_rank": "many"}, "adapter_rank is many; it must be a rank"),
         ({"quant_config": "nowhere.json"}, "no such file"),
     ],

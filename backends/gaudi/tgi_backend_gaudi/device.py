@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,16 +18,22 @@ from tgi_backend_torch.shapes.buckets import Buckets
 from tgi_backend_torch.shapes.computing import ShapedComputing
 from tgi_backend_torch.shapes.experts import compute_all_experts
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tgi_backend_gaudi import habana
+from tgi_backend_gaudi.fused import fuse_norms, fused_attention
 from tgi_backend_gaudi.graphs import HpuGraphs, Operations
 from tgi_core.contract import Capabilities, SizeDefaults
 from tgi_core.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 _INTERFACE = "HCCL_SOCKET_IFNAME"
 _VISIBLE = "HABANA_VISIBLE_MODULES"
 """Places of Gaudis in the machine."""
 _FIRST_GENERATION = "GAUDI"
+_FUSED = ("off", "norms", "all")
+"""What Habana's kernels take the places of, by the option `fused`."""
 _GRAPHS = {"on": HpuGraphs, "off": Operations, "true": HpuGraphs, "false": Operations}
 """By the option `graphs`; TGI's variable has the last two."""
 
@@ -46,6 +53,7 @@ class HpuDevice:
         self._num_ranks = num_ranks
         self._compiler: HpuGraphs = HpuGraphs()
         self._fp8: habana.Fp8 | None = None
+        self._fused = "norms"
 
     @property
     def most_ranks(self) -> int | None:
@@ -73,16 +81,19 @@ class HpuDevice:
         return habana.connect(meeting_point, rank, size)
 
     def configure(self, options: Mapping[str, str]) -> None:
-        """`graphs`, `quant_config`, a file of Intel Neural Compressor, and the rank of adapters.
+        """`graphs`, `fused`, `quant_config`, a file of Intel Neural Compressor, and the rank of
+        adapters.
 
         Raises:
             UsageError: another option, another value, no such file, or graphs without lazy mode.
         """
-        wrong = sorted(options.keys() - {"graphs", "quant_config", OPTION})
-        if wrong or options.get("graphs", "on").lower() not in _GRAPHS:
+        wrong = sorted(options.keys() - {"graphs", "fused", "quant_config", OPTION})
+        self._fused = options.get("fused", "norms")
+        known = options.get("graphs", "on").lower() in _GRAPHS and self._fused in _FUSED
+        if wrong or not known:
             raise UsageError(
-                "the gaudi backend has the options graphs=on|off, quant_config=FILE and "
-                f"{OPTION}=N, and was "
+                "the gaudi backend has the options graphs=on|off, fused=off|norms|all, "
+                f"quant_config=FILE and {OPTION}=N, and was "
                 f"given {', '.join(f'{key}={options[key]}' for key in (*wrong, *options))}."
             )
         adapter_rank(options)
@@ -126,8 +137,12 @@ class HpuDevice:
         return 2 * habana.peak_bytes(run)
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Gives experts fixed shapes; measures or quantizes, if that was asked for."""
+        """Gives experts fixed shapes, and norms one kernel; measures or quantizes, if that was
+        asked for.
+        """
         compute_all_experts(model)
+        if self._fused != "off" and isinstance(model, PreTrainedModel):
+            logger.info("%d norms are fused", fuse_norms(model))
         if self._fp8 is not None:
             self._fp8.apply(model)
 
@@ -138,7 +153,8 @@ class HpuDevice:
         buckets = Buckets.up_to(
             limits.max_rows, limits.max_step_tokens, limits.max_sequence_tokens, BLOCK_TOKENS
         )
-        return ShapedComputing(model, cache, buckets, self.to_device, self._compiler)
+        fused = fused_attention(cache.dtype) if self._fused == "all" else None
+        return ShapedComputing(model, cache, buckets, self.to_device, self._compiler, fused)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """Without waiting."""

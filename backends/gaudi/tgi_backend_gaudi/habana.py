@@ -14,7 +14,8 @@ import habana_frameworks.torch.hpu as hpu
 import torch
 from habana_frameworks.torch.utils.internal import is_lazy
 from tgi_backend_torch.group import Group, connect_devices
-from torch import nn
+from tgi_backend_torch.shapes.attention import FusedAttention
+from torch import Tensor, nn
 
 from tgi_core.errors import BackendUnavailable, BadModel, UsageError
 
@@ -67,6 +68,38 @@ def as_graphs(module: nn.Module) -> nn.Module:
     """
     made: nn.Module = hpu.wrap_in_hpu_graph(module, disable_tensor_cache=True)
     return made
+
+
+def rms_norm() -> Callable[[Tensor, Tensor, float], Tensor] | None:
+    """(x, weight, epsilon) -> x, normalized by its last dimension; None if there is no such kernel.
+
+    All of one dtype.
+    """
+    try:
+        from habana_frameworks.torch.hpex.normalization import FusedRMSNorm
+    except ImportError:
+        return None
+    kernel: Callable[[Tensor, Tensor, float], Tensor] = FusedRMSNorm.apply
+    return kernel
+
+
+def attention() -> FusedAttention | None:
+    """Attention in one kernel, which holds no scores of a whole prompt; None if there is none."""
+    try:
+        from habana_frameworks.torch.hpex.kernels import FusedSDPA
+    except ImportError:
+        return None
+
+    def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
+        # no dropout, not causal but by the mask, an exact softmax; prompts go over keys piece by
+        # piece, and no row has a length that the mask does not tell
+        recompute = query.shape[2] > 1
+        out: Tensor = FusedSDPA.apply(
+            query, keys, values, mask, 0.0, False, scaling, "None", recompute, None, "None"
+        )
+        return out
+
+    return attend
 
 
 def flush() -> None:

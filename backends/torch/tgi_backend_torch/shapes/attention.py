@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,10 +33,32 @@ class Rows:
         return int(self.tables.shape[1]) * BLOCK_TOKENS
 
 
+class FusedAttention(Protocol):
+    """A device's own kernel for attention without caps and sinks."""
+
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float
+    ) -> Tensor:
+        """
+        Args:
+            query: (R, heads, N, key_dim).
+            keys: (R, kv_heads, cells, key_dim); some heads share one.
+            values: (R, kv_heads, cells, value_dim).
+            mask: (R, 1, N, cells), what is added to scores.
+            scaling: what they are multiplied by before.
+
+        Returns:
+            (R, heads, N, value_dim).
+        """
+        ...
+
+
 class BlockAttention:
     """Satisfies `Attention`. May be compiled: writes whole tensors, never views."""
 
-    def __init__(self, cache: PagedCache) -> None:
+    def __init__(self, cache: PagedCache, fused: FusedAttention | None = None) -> None:
+        """`fused`: computes what it can; None: all is done by products and a softmax."""
+        self._fused = fused
         self._layers = cache.layers
         self._dtype = cache.dtype
         self._rows: Rows | None = None
@@ -59,13 +82,20 @@ class BlockAttention:
             # (R, kv_heads, 1, cells, dim)
             gathered.append(cells.view(num_rows, -1, *new.shape[1:]).transpose(1, 2).unsqueeze(2))
         keys, values = gathered
+        seen = _seen(rows, scoring.window)
+        if self._fused is not None and scoring.is_common:
+            new = query.to(self._dtype).view(num_rows, -1, *query.shape[1:]).transpose(1, 2)
+            mask = torch.zeros_like(seen, dtype=self._dtype)
+            mask = mask.masked_fill(~seen, torch.finfo(self._dtype).min)[:, None]
+            out = self._fused(new, keys.squeeze(2), values.squeeze(2), mask, scoring.scaling)
+            return out.transpose(1, 2).reshape(query.shape[0], query.shape[1], -1)
         # (R, kv_heads, fold, N, dim): queries that share keys are beside one another
         shape = (num_rows, -1, kv_heads, query.shape[1] // kv_heads, query.shape[2])
         folded = query.to(self._dtype).view(shape).permute(0, 2, 3, 1, 4)
         scores = (folded @ keys.transpose(3, 4)).float() * scoring.scaling
         if scoring.softcap is not None:
             scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
-        scores = scores.masked_fill(~_seen(rows, scoring.window)[:, None, None], -torch.inf)
+        scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
         if scoring.sinks is not None:
             sinks = scoring.sinks.float().view(1, kv_heads, -1, 1, 1)
             scores = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.shapes.adapters import StackedAdapters
-from tgi_backend_torch.shapes.attention import BlockAttention, Rows
+from tgi_backend_torch.shapes.attention import BlockAttention, FusedAttention, Rows
 from tgi_backend_torch.shapes.buckets import Buckets, Shape
 from tgi_backend_torch.shapes.compiler import Compiler
 from tgi_backend_torch.shapes.inputs import Inputs, Sight, fill, show
@@ -67,6 +67,7 @@ class ShapedComputing:
         buckets: Buckets,
         to_device: Callable[[NDArray[Any]], Tensor],
         compiler: Compiler,
+        fused: FusedAttention | None = None,
     ) -> None:
         """
         Args:
@@ -75,8 +76,9 @@ class ShapedComputing:
             buckets: the shapes.
             to_device: brings an array to the device.
             compiler: of the device.
+            fused: its kernel for attention.
         """
-        self.attention = BlockAttention(cache)
+        self.attention = BlockAttention(cache, fused)
         self._cache = cache
         self._buckets = buckets
         self._to_device = to_device
