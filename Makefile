@@ -23,13 +23,15 @@ XLA := .venv-xla
 # Sources of Intel's, to be read.
 GAUDI := .venv-gaudi
 
-.PHONY: serve test test-all clients-light clients neuron xla gaudi quick check fix bench gpu docs reports xla-report dist image clean
+.PHONY: serve test test-all clients-light sdks frameworks clients neuron xla gaudi quick check fix bench gpu docs reports xla-report dist image clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
 	$(VENV)/bin/tgi serve $(SMOLLM2) --backend torch --served-model-name smollm2 --port $(PORT)
 
-test: $(VENV)/.test $(SMOLLM2)/config.json  ## Installs and passes the tests
+# Environments do not depend on each other, and pip uses one core.
+test:  ## Installs and passes the tests
+	$(MAKE) -j 2 $(VENV)/.test $(SMOLLM2)/config.json $(CLIENTS)/sdks/.done $(CLIENTS)/frameworks/.done
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not long" $(PYTEST_FLAGS)
 	$(MAKE) clients-light
 
@@ -37,8 +39,13 @@ test-all: $(VENV)/.test $(SMOLLM2)/config.json  ## Half an hour more: what `test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "long or not long" $(PYTEST_FLAGS)
 	$(MAKE) clients neuron xla gaudi
 
-clients-light: $(VENV)/.test $(CLIENTS)/sdks/.done $(CLIENTS)/frameworks/.done  ## SDKs and frameworks, against a server
+clients-light:  ## SDKs and frameworks, against a server
+	$(MAKE) -j 2 --output-sync sdks frameworks
+
+sdks: $(VENV)/.test $(CLIENTS)/sdks/.done
 	$(call ask,sdks,openai huggingface_hub anthropic)
+
+frameworks: $(VENV)/.test $(CLIENTS)/frameworks/.done
 	$(call ask,frameworks,text_generation langchain openai huggingface_hub)
 
 clients: clients-light $(CLIENTS)/tools/.done $(CLIENTS)/prometheus  ## All clients, the large ones too: 2 GB
