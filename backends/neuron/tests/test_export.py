@@ -117,6 +117,17 @@ def test_a_family_that_optimum_neuron_does_not_know_is_refused(tmp_path, export)
     assert not verdict.accepted and "gpt2" in verdict.reason
 
 
+def test_quantized_weights_are_refused_by_name(tmp_path, export):
+    source = make_model(tmp_path / "llama", FAMILIES["llama"]())
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel, match="--backend torch"):
+        export(source, "--cache-dir", tmp_path)
+    verdict = accepts(ModelFiles(reference="llama", path=source, format=ModelFormat.SAFETENSORS))
+    assert not verdict.accepted and "quantized" in verdict.reason
+
+
 @pytest.mark.parametrize(
     ("wishes", "says"),
     [

@@ -7,7 +7,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tgi_backend_neuron.compiled import FAMILIES, family_of, is_compiled, read_compiled
+from tgi_backend_neuron.compiled import (
+    FAMILIES,
+    family_of,
+    is_compiled,
+    is_quantized,
+    read_compiled,
+)
 from tgi_core.contract import Command, CommandTools, DType
 from tgi_core.errors import ModelNotFound, UnsupportedModel, UsageError
 from tgi_core.plugin import hookimpl
@@ -94,6 +100,11 @@ def _refuse(source: Path, args: argparse.Namespace) -> None:
     if family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise UnsupportedModel(f"optimum-neuron does not compile {family}; it compiles {known}.")
+    if is_quantized(source):
+        raise UnsupportedModel(
+            f"the weights in {source} are quantized, which optimum-neuron does not compile: give "
+            "the unquantized model, or serve this one with --backend torch."
+        )
 
 
 @hookimpl

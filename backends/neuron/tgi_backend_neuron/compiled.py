@@ -74,6 +74,13 @@ def family_of(folder: Path) -> str:
     return family
 
 
+def is_quantized(folder: Path) -> bool:
+    """Whether config.json says so of the weights; what optimum-neuron would make of them is
+    unknown.
+    """
+    return bool(_read(folder / "config.json").get("quantization_config"))
+
+
 def read_compiled(folder: Path) -> CompiledFacts:
     """Reads neuron_config.json and config.json.
 

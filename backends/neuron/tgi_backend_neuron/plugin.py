@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tgi_backend_neuron.compiled import FAMILIES, family_of, is_compiled
+from tgi_backend_neuron.compiled import FAMILIES, family_of, is_compiled, is_quantized
 from tgi_core.contract import BackendSpec, ModelFiles, ModelFormat, Probe, StepBackend, Verdict
 from tgi_core.errors import BadModel
 from tgi_core.plugin import hookimpl
@@ -20,6 +20,8 @@ def accepts(files: ModelFiles) -> Verdict:
         return Verdict(False, str(error))
     if family not in FAMILIES:
         return Verdict(False, f"optimum-neuron does not compile {family}")
+    if is_quantized(files.path):
+        return Verdict(False, "optimum-neuron compiles no quantized weights")
     return Verdict(True)
 
 
