@@ -43,7 +43,7 @@ def fused(folder, **options) -> tuple[int, bool]:
 
     backend = GaudiBackend()
     backend.load(request_for(folder, max_rows=2, cache_tokens=128, options=options), no_progress)
-    loaded = backend._torch._here()
+    loaded = backend._torch._own._here()
     norms = [m for m in loaded.flat.model.modules() if type(m).__name__.endswith("RMSNorm")]
     taken = sum("forward" in vars(norm) for norm in norms)
     attends = loaded.computing.attention._fused is not None

@@ -13,7 +13,7 @@ SIMULATOR = ROOT / "tests" / "simulators" / "gaudi"
 HABANA = "habana_frameworks/torch"
 
 DOCUMENTED = {
-    *("hpu_inference_set_env", "is_lazy"),
+    *("hpu_inference_set_env", "is_lazy", "initialize_distributed_hpu"),
     *("mem_get_info", "memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"),
 }
 """Calls of Habana's PyTorch that its documentation has, and that Intel's code does not make."""
