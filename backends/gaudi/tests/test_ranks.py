@@ -2,13 +2,19 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from tgi_backend_torch.runner import TorchBackend
+from torch.distributed import FileStore
 
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
+from tests.simulators.hccl import Hccl
+from tests.simulators.hpu import Refused
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import UsageError
@@ -85,3 +91,24 @@ def test_each_rank_has_a_gaudi_of_those_that_are_visible(gaudi):
         assert told["PT_HPU_ENABLE_LAZY_COLLECTIVES"] == "true"
         assert told["HCCL_SOCKET_IFNAME"] == "lo"
     assert device.environment(0, 2, {"HCCL_SOCKET_IFNAME": "eth1"})["HCCL_SOCKET_IFNAME"] == "eth1"
+
+
+def test_the_simulator_sees_two_ranks_on_one_gaudi(gaudi, monkeypatch, tmp_path):
+    monkeypatch.setenv("HLS_MODULE_ID", "3")
+
+    def join(rank):
+        with pytest.raises(Refused, match="two processes want one Gaudi"):
+            Hccl(FileStore(str(tmp_path / "meeting"), 2), rank, 2, timedelta(seconds=60))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(join, range(2)))
+
+
+def test_the_simulator_sees_a_graph_that_could_not_hold_an_exchange(gaudi, monkeypatch, tmp_path):
+    monkeypatch.setenv("HLS_MODULE_ID", "0")
+    monkeypatch.setenv("PT_HPU_ENABLE_LAZY_COLLECTIVES", "false")
+    group = Hccl(FileStore(str(tmp_path / "meeting"), 1), 0, 1, timedelta(seconds=60))
+    ones = torch.ones(3)
+    group.allreduce([ones]).wait()
+    with pytest.raises(Refused, match="lazy collectives"):
+        gaudi.graph(lambda x: group.allreduce([x]), (ones,))

@@ -30,9 +30,10 @@ def is_of_one_expert(tensor: str) -> bool:
 def names_in_files(layer: str) -> Iterator[str]:
     """What files may call a layer of the model."""
     yield layer
-    if found := re.fullmatch(r"(.*)\.\w+\.experts\.(\d+)\.(gate|up|down)_proj", layer):
-        layers, expert, own = found.groups()
-        yield f"{layers}.block_sparse_moe.experts.{expert}.{_OLDER[own]}"
+    if found := re.fullmatch(r"(.*)\.(\w+)\.experts\.(\d+)\.(gate|up|down)_proj", layer):
+        parent, block, expert, own = found.groups()
+        for each in (block, "block_sparse_moe"):
+            yield f"{parent}.{each}.experts.{expert}.{_OLDER[own]}"
 
 
 def are_experts(module: nn.Module) -> bool:

@@ -171,9 +171,9 @@ def _swap(model: PreTrainedModel, layers: Layers) -> None:
     ]
     if unclaimed:
         raise UnsupportedModel(
-            f"the weights of {unclaimed[0]} are quantized ({len(unclaimed)} such in all), and are "
-            f"no linear layer of a {type(model).__name__}: serve the unquantized model, or a GGUF "
-            "file with the llamacpp backend."
+            f"{unclaimed[0]} is no layer of a {type(model).__name__} that can be in few bits "
+            f"({len(unclaimed)} such in all): serve the unquantized model, or a GGUF file with the "
+            "llamacpp backend."
         )
 
 
