@@ -19,7 +19,7 @@ from tests.image_requests import conversations, request_of, run
 from tests.simulators.graphs import signature
 from tests.vision import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import DType
+from tgi_core.contract import DType, Request, StopRule
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import UnsupportedModel, UsageError
 
@@ -94,6 +94,17 @@ def test_no_image_needs_a_step_that_warm_up_has_not_compiled(tmp_path):
     compiled = set(runtime.shapes)
     assert run(engines[0], *wanted) == run(engines[1], *wanted)
     assert runtime.shapes == compiled
+
+
+def test_sequences_may_be_shorter_than_the_images_that_a_model_could_take(tmp_path):
+    model = make_seeing(tmp_path / "model", "gemma3")
+    sizes = {"max_rows": 1, "max_sequence_tokens": 15, "max_step_tokens": 16, "cache_tokens": 64}
+    engine = StepEngine(
+        ShapedBackend(FlatBackend(XlaDevice(Counting("CPU")))), FirstComeFirstServed()
+    )
+    engine.start(request_for(model.folder, **sizes), no_progress)
+    text = Request(request_id="r", prompt=(20, 21), stop=StopRule(max_new_tokens=2))
+    assert len(run(engine, text)["r"]) == 2
 
 
 def test_the_cache_takes_what_the_largest_step_leaves(load):

@@ -68,7 +68,9 @@ class FlatBackend(TorchBackend):
         if pictures is not None:
             pictures.warm_up()
             for vectors in self._sight().try_out():
-                pictures.padded(vectors)
+                # what no sequence holds is never asked for
+                if len(vectors) <= self.limits.max_sequence_tokens:
+                    pictures.padded(vectors)
         super().warm_up(progress)
 
     def encode_image(self, pixels: Pixels) -> Tensor:
