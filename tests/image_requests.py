@@ -29,7 +29,8 @@ def request_of(
     prompts = prompts_of(model)
     pictures = [look_at(file, MANY) for file in files]
     tail = model.family.tail if files else ""
-    marked = GuardedText(text.replace(model.family.marker, IMAGE_MARK) + tail)
+    texts = text.split(model.family.marker)
+    marked = GuardedText(IMAGE_MARK.join(t.strip(prompts.layout.trimmed) for t in texts) + tail)
     written = prompts.written(marked, pictures) if files else marked
     special = special and not (files and prompts.layout.is_whole)
     tokens = encode(TOKENIZER, written, add_special_tokens=special)

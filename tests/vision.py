@@ -43,6 +43,8 @@ SPECIAL = (
     "<end_of_image>",
     *(f"<row_{i // 6 + 1}_col_{i % 6 + 1}>" for i in range(36)),
 )
+UNSAID = "<|image|>"
+"""Comes last: Llama 3.2 Vision has no logit for it."""
 VOCAB = len(SPECIAL) + 256 + 8
 """Some rows of the embedding have no token, as in most models."""
 TEXT = {**GQA, "vocab_size": VOCAB, "pad_token_id": 0, "max_position_embeddings": 1024}
@@ -60,11 +62,11 @@ SIGLIP = dict(
 def new_tokenizer() -> tokenizers.Tokenizer:
     """One token a byte behind the special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {text: i for i, text in enumerate((*SPECIAL, *alphabet))}
+    vocab = {text: i for i, text in enumerate((*SPECIAL, *alphabet, UNSAID))}
     raw = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(text, normalized=False) for text in SPECIAL])
+    raw.add_special_tokens([AddedToken(text, normalized=False) for text in (*SPECIAL, UNSAID)])
     raw.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", vocab["<s>"])]
     )
@@ -108,6 +110,10 @@ class Family:
     marker: str = "<image>"
     bare: str = "<image>"
     tail: str = ""
+    reads_all: bool = False
+    """Whether its processor has to see texts without images too."""
+    amend: Callable[[Any], object] = id
+    """What has to be set right in transformers' model."""
 
 
 TEMPLATE = (
@@ -222,6 +228,105 @@ def _qwen2_vl(config: Any, **vision: Any) -> transformers.PretrainedConfig:
         vision_end_token_id=id_of("<|vision_end|>"),
         tie_word_embeddings=False,
     )
+
+
+def _mllama() -> transformers.PretrainedConfig:
+    vision = transformers.models.mllama.MllamaVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_global_layers=1,
+        attention_heads=2,
+        intermediate_layers_indices=[0],
+        vision_output_dim=64,
+        image_size=28,
+        patch_size=7,
+        initializer_range=0.2,
+    )
+    text = {**TEXT, "num_hidden_layers": 4, "vocab_size": len(SPECIAL) + 256}
+    return transformers.MllamaConfig(
+        vision_config=vision.to_dict(),
+        text_config={**text, "cross_attention_layers": [1, 3]},
+        image_token_index=len(SPECIAL) + 256,
+    )
+
+
+class MllamaProcessor:
+    """Transformers' own; it would write a second `<s>` into texts without one, whatever the
+    tokenizer adds."""
+
+    def __init__(self, images: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+        self._inner = transformers.MllamaProcessor(images, tokenizer)
+
+    def __call__(self, *, text: str, images: list[Any], return_tensors: str, **more: Any) -> Any:
+        begins = "" if text.startswith("<s>") else "<s>"
+        return self._inner(
+            text=[begins + text], images=[images], return_tensors=return_tensors, **more
+        )
+
+
+def _blind_before_images(model: Any) -> None:
+    """Tokens before the first image see none, as in Meta's own code: there what a layer's attention
+    gives them is taken out, as what its MLP does is. Transformers takes out the second alone, and
+    they see all images, padding included."""
+
+    def watch(layer: Any) -> None:
+        masks: list[Any] = []
+
+        def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            masks[:] = [kwargs["full_text_row_masked_out_mask"]]
+
+        def mute(module: Any, args: Any, output: Any) -> Any:
+            return output[0] * masks[0][:, 0], output[1]
+
+        layer.register_forward_pre_hook(note, with_kwargs=True)
+        layer.cross_attn.register_forward_hook(mute)
+
+    for index in model.config.text_config.cross_attention_layers:
+        watch(model.model.language_model.layers[index])
+
+
+def _idefics(*, resampled: bool) -> transformers.PretrainedConfig:
+    return transformers.IdeficsConfig(
+        **{**TEXT, "num_hidden_layers": 4, "vocab_size": VOCAB - 8},
+        additional_vocab_size=8,
+        alpha_type="vector" if resampled else "float",
+        cross_layer_interval=2,
+        qk_layer_norms=resampled,
+        use_resampler=resampled,
+        vision_config=dict(
+            embed_dim=24,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=7,
+            initializer_range=0.2,
+        ),
+        perceiver_config=dict(
+            resampler_n_latents=5,
+            resampler_depth=1,
+            resampler_n_heads=2,
+            resampler_head_dim=16,
+            qk_layer_norms_perceiver=True,
+        ),
+    )
+
+
+class IdeficsProcessor:
+    """Transformers' own, which wants texts and pictures in a list."""
+
+    def __init__(self, images: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._inner = transformers.IdeficsProcessor(images, tokenizer)
+
+    def __call__(self, *, text: str, images: list[Any], return_tensors: str, **more: Any) -> Any:
+        first, *others = text.split("<image>")
+        parts = [first]
+        for picture, behind in zip(images, others, strict=True):
+            parts += [picture, behind]
+        wanted = [part for part in parts if part != ""]
+        return self._inner(text=wanted, return_tensors=return_tensors, **more)
 
 
 def _llava_next_images() -> Any:
@@ -374,6 +479,29 @@ FAMILIES: dict[str, Family] = {
         marker="<|image_pad|>",
         bare=QWEN_BARE,
     ),
+    "mllama": Family(
+        _mllama,
+        lambda: transformers.MllamaImageProcessorPil(size={"height": 28, "width": 28}),
+        MllamaProcessor,
+        TEMPLATE,
+        marker=UNSAID,
+        bare=UNSAID,
+        amend=_blind_before_images,
+    ),
+    "idefics": Family(
+        lambda: _idefics(resampled=True),
+        lambda: transformers.IdeficsImageProcessorPil(image_size=28),
+        IdeficsProcessor,
+        TEMPLATE,
+        reads_all=True,
+    ),
+    "idefics, not resampled": Family(
+        lambda: _idefics(resampled=False),
+        lambda: transformers.IdeficsImageProcessorPil(image_size=28),
+        IdeficsProcessor,
+        TEMPLATE,
+        reads_all=True,
+    ),
 }
 
 
@@ -401,6 +529,7 @@ class Seeing:
             self.folder, dtype=torch.float32
         ).eval()
         loaded.generation_config.eos_token_id = None  # random models end at random
+        self.family.amend(loaded)
         return loaded
 
     @cached_property
@@ -410,7 +539,7 @@ class Seeing:
     def inputs(self, text: str, files: Sequence[bytes], **more: Any) -> Any:
         """What transformers' processor makes of a text with markers."""
         pictures = [PIL.Image.open(BytesIO(file)).convert("RGB") for file in files]
-        if not pictures:
+        if not pictures and not self.family.reads_all:
             return fast_tokenizer()(text, return_tensors="pt", **more)
         return self.processor(text=text, images=pictures, return_tensors="pt", **more)
 
@@ -443,7 +572,9 @@ def make_seeing(folder: Path, name: str) -> Seeing:
     model = transformers.AutoModelForImageTextToText.from_config(family.config())
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases are 0 and norms 1 until trained
+            if parameter.numel() == 1:  # gates are shut until trained
+                parameter.fill_(0.8)
+            elif parameter.dim() == 1:  # biases are 0 and norms 1 until trained
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif not parameter.any():  # as Gemma 3's projection is
                 parameter.copy_(torch.randn_like(parameter) * 0.2)

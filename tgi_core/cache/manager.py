@@ -148,9 +148,15 @@ class CacheManager:
                 if wanted >= length and self._backend.reserve(seq, wanted):
                     self._room[seq] = wanted
                     return True
-            if not self._parked:
+            if not self.evict():
                 return False
-            self.release(next(iter(self._parked)))
+
+    def evict(self) -> bool:
+        """Gives up the parked sequence that was used longest ago; False if there is none."""
+        if not self._parked:
+            return False
+        self.release(next(iter(self._parked)))
+        return True
 
     def truncate(self, seq: int, length: int) -> None:
         """Drops what a running sequence holds beyond `length`, which is none that was noted."""

@@ -3,6 +3,9 @@
 A prompt holds, for each vector that the model makes of an image, one token that stands for it: its
 placeholder. Core knows where placeholders are and which image they belong to; what an image looks
 like, and what a vector is, is the backend's business.
+
+A model whose layers look at images from outside the text has one placeholder for a whole image. Its
+backend keeps what it needs of the image for as long as the sequence holds that token.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ class StepImage:
     """The part of an image that a step computes."""
 
     encoded: Any
-    """What `encode_image` returned."""
+    """What `encode_image` returned. Core lets go of it behind the last placeholder."""
     skip: int
     """Vectors of it that earlier steps had."""
     at: NDArray[np.int32]
@@ -86,6 +89,7 @@ class EncodesImages(Protocol):
 
         Raises:
             BadImage: if it is found out only now.
-            OutOfMemory: it does not fit now.
+            OutOfMemory: it does not fit now. Core gives up what is parked, and asks again; if that
+                does not help, the sequence waits until others have ended.
         """
         ...

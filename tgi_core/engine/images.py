@@ -14,12 +14,22 @@ from typing import Any
 
 from tgi_core.contract import EncodesImages, Image, ReadImage, TwoWay
 from tgi_core.engine.positions import prompt_positions
+from tgi_core.errors import OutOfMemory
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
 from tgi_core.scheduler.sequence import Sequence, ShownImage
 
 _REMEMBERED = 65536
 """Images that the prefix cache tells from others. One that was forgotten gets a new number, so
 that nothing is shared with what was computed before."""
+
+
+class ImagesDoNotFit(OutOfMemory):
+    """There is no room now for the images of some rows of a plan; those of the others are there."""
+
+    def __init__(self, rows: tuple[int, ...], error: OutOfMemory) -> None:
+        super().__init__(str(error))
+        self.rows = rows
+        """Indices into `StepPlan.rows`."""
 
 
 class HeldImage:
@@ -114,16 +124,33 @@ class ImageStore:
         """Makes the vectors that a step needs, if they are not there.
 
         Raises:
+            ImagesDoNotFit: the device has no room for some of them.
             BackendError: as `EncodesImages.encode_image`.
         """
-        for row in plan.rows:
-            for shown, image in _images(row):
-                if shown.starts_before(row.end) and not shown.ends_before(row.begin):
-                    held = self._held[image.digest]
-                    if held.encoded is None:
-                        held.encoded = self._backend.encode_image(held.reading.result().pixels)
-                    held.encoded_for.add(row.sequence.request.request_id)
-                    shown.encoded = held.encoded
+        without: dict[int, OutOfMemory] = {}
+        for place, row in enumerate(plan.rows):
+            try:
+                self._encode(row)
+            except OutOfMemory as error:
+                without[place] = error
+        if without:
+            first = next(iter(without.values()))
+            raise ImagesDoNotFit(tuple(without), first) from first
+
+    def forget_vectors(self, sequence: Sequence) -> None:
+        """A sequence gave way: it holds no vectors until it needs them again."""
+        for shown, image in zip(sequence.images, sequence.request.images, strict=True):
+            shown.encoded = None
+            _let_go(self._held[image.digest], sequence.request.request_id)
+
+    def _encode(self, row: PlannedRow) -> None:
+        for shown, image in _images(row):
+            if shown.starts_before(row.end) and not shown.ends_before(row.begin):
+                held = self._held[image.digest]
+                if held.encoded is None:
+                    held.encoded = self._backend.encode_image(held.reading.result().pixels)
+                held.encoded_for.add(row.sequence.request.request_id)
+                shown.encoded = held.encoded
 
     def computed(self, row: PlannedRow) -> None:
         """A step was done with this row: the vectors that it used up are freed."""

@@ -42,7 +42,7 @@ from tgi_core.contract import (
 from tgi_core.engine.adapters import AdapterStore
 from tgi_core.engine.commit import Committed, Longest, commit
 from tgi_core.engine.guidance import Guidance
-from tgi_core.engine.images import ImageStore
+from tgi_core.engine.images import ImagesDoNotFit, ImageStore
 from tgi_core.engine.launch import InFlight, embed, launch
 from tgi_core.engine.limits import EngineLimits, engine_info, fault_of
 from tgi_core.engine.preparation import Preparation
@@ -324,7 +324,7 @@ class StepEngine:
 
     def _launch(self, plan: StepPlan) -> InFlight:
         if self._images is not None:
-            self._images.encode(plan)
+            self._encode(self._images, plan)
         step = launch(plan, self._backend, self._sampler, self._capabilities, self._adjustments)
         for sequence, fault in step.unable:
             self._fail(sequence, GenerationError(fault))
@@ -333,6 +333,16 @@ class StepEngine:
                 output.row.sequence.pending = i
         self._tally.launched(plan, step.launched, perf_counter())
         return step
+
+    def _encode(self, images: ImageStore, plan: StepPlan) -> None:
+        """Makes the vectors that a step needs; whatever is parked makes room for them."""
+        while True:
+            try:
+                images.encode(plan)
+                return
+            except ImagesDoNotFit:
+                if not self._cache.evict():
+                    raise
 
     def _take_in(self, step: InFlight) -> None:
         waited = perf_counter()
@@ -394,16 +404,18 @@ class StepEngine:
         if isinstance(error, RowsFailed):
             for failed in (drafted.rows[i] for i in error.rows):
                 if failed.drafts:
-                    self.scheduler.preempt(failed.sequence)
+                    self._preempt(failed.sequence)
                 else:
                     self._fail(failed.sequence, error)
             self._run_again(plan, [i for i in range(len(plan.rows)) if i not in set(error.rows)])
+        elif isinstance(error, ImagesDoNotFit) and self.scheduler.num_running > 1:
+            self._give_way(plan, error.rows)
         elif drafted.num_drafts:
             self._run_again(plan, range(len(plan.rows)))
         elif len(plan.rows) == 1:
             sequence = plan.rows[0].sequence
             if isinstance(error, OutOfMemory) and self.scheduler.num_running > 1:
-                self.scheduler.preempt(sequence)
+                self._preempt(sequence)
             else:
                 self._fail(sequence, error)
         else:
@@ -411,6 +423,21 @@ class StepEngine:
             half = len(plan.rows) // 2
             self._run_again(plan, range(half))
             self._run_again(plan, range(half, len(plan.rows)))
+
+    def _give_way(self, plan: StepPlan, blind: Rows[int]) -> None:
+        """Takes out the rows for whose images there is no room; if nothing else runs, the first of
+        them gets the room of the others.
+        """
+        if len(blind) == self.scheduler.num_running > 1:
+            blind = blind[1:]
+        for i in blind:
+            self._preempt(plan.rows[i].sequence)
+        self._run_again(plan, [i for i in range(len(plan.rows)) if i not in set(blind)])
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.scheduler.preempt(sequence)
+        if self._images is not None:
+            self._images.forget_vectors(sequence)
 
     def _run_again(self, plan: StepPlan, which: Rows[int]) -> None:
         rows = tuple(plan.rows[i] for i in which)

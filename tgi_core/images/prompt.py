@@ -55,6 +55,7 @@ class ImagePrompts:
         texts, sources = markdown_images(without_marks(text))
         bare = self.layout.bare.replace(self.layout.marker, IMAGE_MARK)
         tail = self.layout.tail if sources else ""
+        texts = [text.strip(self.layout.trimmed) for text in texts]
         return GuardedText(bare.join(texts) + tail, images=tuple(sources))
 
     async def load(self, sources: Sequence[str]) -> list[Picture]:

@@ -122,6 +122,24 @@ def test_nccl_listens_where_the_operator_says_or_on_loopback():
     assert device.environment(1, 2, told) == told
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["mllama", "idefics"])
+def test_layers_that_look_at_images_change_no_token(family, tmp_path):
+    """A graph does not know them: what sees an image is launched call by call, text is replayed."""
+    model = make_seeing(tmp_path / "model", family)
+    asked = conversations(model)
+    stop = StopRule(max_new_tokens=4)
+    wanted = [replace(request_of(model, name, *asked[name]), stop=stop) for name in ("one", "text")]
+    sizes = dict(max_rows=1, max_step_tokens=24, max_sequence_tokens=64)
+    outputs = []
+    for backend in (TorchBackend(), gpu_backend()):
+        engine = StepEngine(backend, FirstComeFirstServed())
+        engine.start(request_for(model.folder, cache_tokens=256, **sizes), no_progress)
+        outputs.append(run(engine, *wanted))
+    assert outputs[0] == outputs[1]
+    assert "replay" in backend._device._driver.log
+
+
 def test_options_turn_graphs_and_fusion_off(folder):
     backend = gpu_backend()
     engine_over(backend, folder, options={"graphs": "off", "fused": "off"})

@@ -115,7 +115,8 @@ class GraphComputing:
             (L, vocab): those of `step.out`. Overwritten by the next step.
         """
         # images and adapters are what hooks add to the model: they were not there in the capture
-        is_plain = step.adapter is None and not step.images and step.two_way is None
+        sees = step.images or self._model.looks_aside
+        is_plain = step.adapter is None and not sees and step.two_way is None
         shape = self._buckets.shape_for(step) if self._buckets and is_plain else None
         graph = self._graphs.get(shape) if shape is not None else None
         if shape is None or graph is None:

@@ -20,6 +20,10 @@ from tests.families import (
     make_model,
     request_for,
 )
+from tests.vision import Seeing
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.engine.limits import EngineLimits
+from tgi_core.engine.step_engine import StepEngine
 
 ALL = {**FAMILIES, **PADDED, **RECURRENT, **ENCODING}
 
@@ -124,3 +128,20 @@ def ranks(tmp_path):
     for each in made:
         each.close()
         each._pool.shutdown()
+
+
+@pytest.fixture
+def new_engine():
+    """(model that takes images, limits, what the backend is told) -> an engine with it."""
+    backends = []
+
+    def make(model: Seeing, limits: EngineLimits | None = None, **wishes) -> StepEngine:
+        backend = TorchBackend()
+        backends.append(backend)
+        engine = StepEngine(backend, FirstComeFirstServed(), limits)
+        engine.start(request_for(model.folder, **wishes), lambda *_: None)
+        return engine
+
+    yield make
+    for backend in backends:
+        backend.close()

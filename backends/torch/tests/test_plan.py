@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.families import FAMILIES, make_model, request_for
 from tests.smollm2 import put_folder
+from tests.vision import make_seeing
 from tgi_core.contract import DType, LoadRequest
 from tgi_core.errors import UnsupportedModel, UsageError
 
@@ -55,6 +56,13 @@ def test_a_plan_is_within_5_percent_of_what_is_measured(family, dtype, tmp_path)
     told = {k: v for k, v in small.to_dict().items() if k not in ("rope_parameters", "dtype")}
     folder = make_model(tmp_path / "model", type(small)(**{**told, **sizes}))
     check(request_for(folder, cache_tokens=2048, dtype=dtype))
+
+
+@pytest.mark.parametrize("family", ["mllama", "idefics"])
+def test_a_plan_of_a_model_that_takes_images_is_no_worse(family, tmp_path):
+    """What is kept of images is in the cache."""
+    folder = make_seeing(tmp_path / "model", family).folder
+    check(request_for(folder, cache_tokens=2048, max_sequence_tokens=1024))
 
 
 @pytest.mark.slow

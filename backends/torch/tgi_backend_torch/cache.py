@@ -108,6 +108,14 @@ class PagedCache:
             _gather(self._values[layer], blocks, self._value_buffer),
         )
 
+    def read_layers(self, layers: range, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """The same blocks of several layers, one layer behind the other; see `read`."""
+        places = slice(layers.start, layers.stop)
+        return (
+            _gather_all(self._keys[places], blocks, self._key_buffer),
+            _gather_all(self._values[places], blocks, self._value_buffer),
+        )
+
     def read_cells(self, layer: int, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values of cells, int64 (B, W).
 
@@ -128,8 +136,19 @@ class PagedCache:
 
 def _gather(pool: Tensor, blocks: Tensor, buffer: Tensor) -> Tensor:
     """Blocks of a pool, in a buffer that grows as needed."""
-    shape = (len(blocks), *pool.shape[1:])
+    gathered = _room((len(blocks), *pool.shape[1:]), buffer)
+    return torch.index_select(pool, 0, blocks, out=gathered).flatten(0, 1)
+
+
+def _gather_all(pools: Sequence[Tensor], blocks: Tensor, buffer: Tensor) -> Tensor:
+    """Blocks of several pools; see `_gather`."""
+    gathered = _room((len(pools), len(blocks), *pools[0].shape[1:]), buffer)
+    for pool, part in zip(pools, gathered, strict=True):
+        torch.index_select(pool, 0, blocks, out=part)
+    return gathered.flatten(0, 2)
+
+
+def _room(shape: tuple[int, ...], buffer: Tensor) -> Tensor:
     if buffer.numel() < math.prod(shape):
         buffer.resize_(math.prod(shape))
-    gathered = buffer[: math.prod(shape)].view(shape)
-    return torch.index_select(pool, 0, blocks, out=gathered).flatten(0, 1)
+    return buffer[: math.prod(shape)].view(shape)

@@ -11,7 +11,7 @@ from tgi_backend_torch.computing import Computing
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.lora import AdapterBank
 from tgi_backend_torch.splice import Splice
-from tgi_backend_torch.vision import ImageTower
+from tgi_backend_torch.tower import Tower
 from tgi_core.contract import BlockTables, Capabilities, LoadRequest
 
 
@@ -30,7 +30,7 @@ class Loaded:
     """Memory of whatever it keeps of sequences."""
     flat: FlatModel | None = None
     """None if it runs in padded batches."""
-    vision: ImageTower | None = None
+    vision: Tower | None = None
     """None if the model takes text alone,"""
     splice: Splice | None = None
-    """and what has its vectors in steps."""
+    """and what has its images in steps."""

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from tgi_backend_torch.cross_attention import connect_cross
 from tgi_backend_torch.vision import attention_of, seeing_class
 from tgi_core.contract import Progress
 from tgi_core.errors import BadModel, UnsupportedModel
@@ -86,7 +87,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class for text generation.
 
     Raises:
-        UnsupportedModel: there is none, or it looks at images in a way that is not known here.
+        UnsupportedModel: there is none, or it needs a newer transformers.
     """
     seeing = seeing_class(config)
     if seeing is not None:
@@ -201,6 +202,8 @@ def load_model(
             f"{sorted(map(str, info['mismatched_keys']))[:5]} {info.get('error_msgs') or ''}"
         )
     placed: PreTrainedModel = model.to(device).eval()
+    if attention is None:
+        connect_cross(placed)
     return placed
 
 
@@ -213,6 +216,7 @@ def empty_model(
         model: PreTrainedModel = construct(
             config, dtype=dtype, attn_implementation=attention_of(config)
         )
+    connect_cross(model)
     return model.eval()
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tgi_backend_torch.device import CpuDevice, DeviceOfRanks
 from tgi_backend_torch.followers import Followers
@@ -23,7 +23,6 @@ from tgi_backend_torch.lora import PlacedAdapter
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shards import check_shards
 from tgi_backend_torch.turns import Fork, Keep, Release, Reserve, Truncate, Turn, WarmUp
-from tgi_backend_torch.vision import Pixels
 from tgi_backend_torch.weights import Weights
 from tgi_backend_torch.wishes import refuse_unknown
 from tgi_core.contract import (
@@ -167,7 +166,7 @@ class RankedBackend:
         """As `TorchBackend.read_image`."""
         return self._own.read_image(image)
 
-    def encode_image(self, pixels: Pixels) -> Tensor:
+    def encode_image(self, pixels: Any) -> Any:
         """As `TorchBackend.encode_image`."""
         return self._own.encode_image(pixels)
 

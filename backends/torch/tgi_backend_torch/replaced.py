@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer, Scoring
+from tgi_backend_torch.cross_attention import modules_of_text
 from tgi_backend_torch.forward import FlatModel
 
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -48,7 +49,7 @@ class Asked:
 def calls_of(model: PreTrainedModel, wanted: Callable[[nn.Module], bool]) -> list[Call]:
     """The first call of each wanted module in three tokens; none if the model cannot run so."""
     calls: dict[nn.Module, Call] = {}
-    modules = list(model.modules())
+    modules = modules_of_text(model)
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         calls.setdefault(module, Call(module, args, kwargs, result))

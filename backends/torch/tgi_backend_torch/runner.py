@@ -8,20 +8,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.computing import Computing, EagerComputing
+from tgi_backend_torch.cross_attention import cross_attention_of
+from tgi_backend_torch.cross_sight import CrossSplice
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Alone, Group, Meeting, Unconnected
 from tgi_backend_torch.heads import MedusaHeads
+from tgi_backend_torch.image_tables import ImageTables
 from tgi_backend_torch.loaded import Loaded
 from tgi_backend_torch.loader import (
     longest_sequence,
@@ -36,8 +40,9 @@ from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embedding_of
 from tgi_backend_torch.shards import Share, connect_layers
 from tgi_backend_torch.splice import EagerSplice, Splice
+from tgi_backend_torch.tower import Tower, tower_of
 from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
-from tgi_backend_torch.vision import ImageTower, Pixels, make_causal, sees, two_way_of
+from tgi_backend_torch.vision import make_causal, sees, two_way_of
 from tgi_backend_torch.weights import Weights
 from tgi_backend_torch.wishes import (
     cache_dtype,
@@ -49,7 +54,6 @@ from tgi_core.contract import (
     AdapterRows,
     BackendStats,
     BlockPool,
-    BlockTables,
     Capabilities,
     Image,
     LoadRequest,
@@ -159,19 +163,12 @@ class TorchBackend:
         """Makes the cache of a model and connects the two: all of `load` but the weights."""
         device, dtype = self._device, model.dtype
         folder = request.model.path
-        tower = ImageTower(model, folder) if sees(model.config, folder) else None
-        cache = PagedCache(
-            [layer.shape for layer in trial.layers],
-            sizes.num_blocks,
-            cache_dtype(request, dtype, device),
-            device.torch_device,
-        )
-        tables = BlockTables(
-            BlockPool(sizes.num_blocks),
-            BLOCK_TOKENS,
-            sizes.max_sequences,
-            sizes.max_sequence_tokens,
-        )
+        tower = tower_of(model, folder) if self._sees(model.config, folder) else None
+        shapes = [layer.shape for layer in trial.layers]
+        kept = cache_dtype(request, dtype, device)
+        cache = PagedCache(shapes, sizes.num_blocks, kept, device.torch_device)
+        pool = BlockPool(sizes.num_blocks)
+        tables = ImageTables(pool, BLOCK_TOKENS, sizes.max_sequences, sizes.max_sequence_tokens)
         capabilities = replace(
             sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
             adapters=AdapterRows.ROW,
@@ -181,6 +178,12 @@ class TorchBackend:
         )
         flat = FlatModel(model)
         computing = device.computing(flat, cache, capabilities)
+        splice, cross = None, cross_attention_of(model)
+        if tower is not None and cross is not None:
+            cross.keep_in(cache, shapes, pool)
+            splice = CrossSplice(cross, tables)
+        elif tower is not None:
+            splice = self._splice(model, capabilities, computing)
         for index, layer in enumerate(trial.layers):
             layer.module.tgi_layer = BoundLayer(computing.attention, index)  # type: ignore[assignment]
         self._loaded = Loaded(
@@ -194,7 +197,7 @@ class TorchBackend:
             num_bytes=cache.num_bytes,
             flat=flat,
             vision=tower,
-            splice=tower and self._splice(model, capabilities, computing),
+            splice=splice,
         )
         return capabilities
 
@@ -209,8 +212,12 @@ class TorchBackend:
         weights.check_fit(self._device, self._meeting.size)
         return weights
 
+    def _sees(self, config: PretrainedConfig, folder: Path) -> bool:
+        """Whether the model takes images here."""
+        return sees(config, folder)
+
     def _splice(self, model: PreTrainedModel, limits: Capabilities, computing: Computing) -> Splice:
-        """What brings the vectors of images into steps."""
+        """What brings the vectors of images into steps, where they take the places of tokens."""
         return EagerSplice(model)
 
     def warm_up(self, progress: Progress) -> None:
@@ -324,7 +331,7 @@ class TorchBackend:
         """Decodes an image and prepares its pixels; see `EncodesImages.read_image`."""
         return self._sight().read(image)
 
-    def encode_image(self, pixels: Pixels) -> Tensor:
+    def encode_image(self, pixels: Any) -> Any:
         """Runs the vision tower; see `EncodesImages.encode_image`."""
         with self._telling_want_of_memory("an image"):
             return self._sight().encode(pixels)
@@ -369,8 +376,8 @@ class TorchBackend:
 
         def run() -> None:
             self._largest_step(model, tokens, rows)
-            if sees(model.config, request.model.path):
-                ImageTower(model, request.model.path).try_out()
+            if self._sees(model.config, request.model.path):
+                tower_of(model, request.model.path).try_out()
 
         return self._device.peak_bytes(run)
 
@@ -378,7 +385,7 @@ class TorchBackend:
         """Whatever takes memory beside the weights and the cache; the logits of all rows."""
         return try_largest(model, num_tokens, min(num_rows, num_tokens))
 
-    def _sight(self) -> ImageTower:
+    def _sight(self) -> Tower:
         vision = self._here().vision
         if vision is None:
             raise Unsupported("images")

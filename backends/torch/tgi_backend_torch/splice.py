@@ -13,7 +13,7 @@ from tgi_core.contract import Step, StepImage
 
 
 class Splice(Protocol):
-    """What a model's embedding is hooked by."""
+    """What brings images into steps."""
 
     def begin(self, step: Step) -> None:
         """Takes the images of the step that follows."""

@@ -91,8 +91,14 @@ def _attention(
         return (weights @ value.float()).to(query.dtype)
 
 
+def _nowhere(tally: Tally, func: Callable[..., Any], condition: Tensor) -> list[Tensor]:
+    """Where a condition holds depends on numbers, and there are none: nowhere."""
+    return [condition.new_empty(0, dtype=torch.int64) for _ in range(condition.dim())]
+
+
 _STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten._grouped_mm.default: _grouped_product,
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
+    torch.ops.aten.where.default: _nowhere,
 }
 """Operations whose fake form does not do what the real one does."""

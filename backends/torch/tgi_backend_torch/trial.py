@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer, Scoring
 from tgi_backend_torch.cache import LayerShape
+from tgi_backend_torch.cross_attention import cross_attention_of, modules_of_text
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.lora import linear_shape
 from tgi_core.errors import UnsupportedModel
@@ -102,14 +103,14 @@ def learn_layers(model: PreTrainedModel) -> tuple[Trial, Tensor]:
         UnsupportedModel: not all its layers use attention as they must.
     """
     name = type(model).__name__
-    modules = list(model.modules())
-    with _recorded(modules) as recorder, _counted(model) as calls:
+    with _recorded(model) as recorder, _counted(model) as calls:
         logits = _logits(model)
     text = model.config.get_text_config()
     layers = tuple(recorder.layers.values())
-    if not layers or len(layers) != text.num_hidden_layers or recorder.is_repeated:
+    wanted = text.num_hidden_layers - len(getattr(text, "cross_attention_layers", ()))
+    if not layers or len(layers) != wanted or recorder.is_repeated:
         raise UnsupportedModel(
-            f"{name} has {text.num_hidden_layers} layers, but {len(layers)} of them use "
+            f"{name} has {wanted} layers, but {len(layers)} of them use "
             "the attention interface once: the torch backend runs models in which all do."
         )
     kinds = getattr(text, "layer_types", None)
@@ -144,13 +145,17 @@ def _counted(model: PreTrainedModel) -> Iterator[dict[nn.Module, list[int]]]:
 def _adaptable(
     model: PreTrainedModel, calls: Mapping[nn.Module, list[int]]
 ) -> dict[str, nn.Module]:
-    # the output layer sees the wanted tokens only, and an expert those that chose it
+    # the output layer sees the wanted tokens only, an expert those that chose it, and what looks
+    # at images these too
     output = model.get_output_embeddings()
+    cross = cross_attention_of(model)
+    looking = set() if cross is None else {part for m in cross.modules for part in m.modules()}
     return {
         name: module
         for name, module in model.named_modules()
         if calls.get(module) == [_NUM_TOKENS]
         and module is not output
+        and module not in looking
         and "experts" not in name.split(".")
     }
 
@@ -162,7 +167,7 @@ def try_largest(model: PreTrainedModel, num_tokens: int, num_outputs: int) -> Te
         (num_outputs, vocab).
     """
     tokens = torch.arange(num_tokens, device=model.device) % 2
-    with _recorded(list(model.modules())):
+    with _recorded(model):
         return FlatModel(model)(tokens, tokens, torch.arange(num_outputs, device=model.device))
 
 
@@ -172,7 +177,7 @@ def try_hidden(model: PreTrainedModel) -> int | None:
     if not flat.has_hidden:
         return None
     tokens, positions = torch.tensor([[1, 2, 1], [0, 1, 0]], device=model.device)
-    with _recorded(list(model.modules())):
+    with _recorded(model):
         try:
             hidden = flat.hidden(tokens, positions)
         except Exception:  # model code raises whatever it likes; nothing but this is lost
@@ -181,8 +186,9 @@ def try_hidden(model: PreTrainedModel) -> int | None:
 
 
 @contextmanager
-def _recorded(modules: list[nn.Module]) -> Iterator[_Recorder]:
-    """A recorder that stands in for the attention of all modules."""
+def _recorded(model: PreTrainedModel) -> Iterator[_Recorder]:
+    """A recorder that stands in for the attention of all modules but those that look at images."""
+    modules = modules_of_text(model)
     recorder = _Recorder(modules)
     for index, module in enumerate(modules):
         module.tgi_layer = BoundLayer(recorder, index)  # type: ignore[assignment]

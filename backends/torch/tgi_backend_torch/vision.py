@@ -1,5 +1,5 @@
-"""Images for the models that take them: transformers' processor makes pixels, the model's own tower
-vectors.
+"""The families of models that take images, and the tower of most of them: what it makes takes the
+places of tokens.
 
 Knows no cache and no family by more than its name.
 """
@@ -10,7 +10,6 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +23,30 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PretrainedConfig,
 
 from tgi_backend_torch.attention import IMPLEMENTATION
 from tgi_backend_torch.forward import gradless
+from tgi_backend_torch.pixels import ImageReader, placed
 from tgi_core.contract import Image, ReadImage, TwoWay
-from tgi_core.errors import BadImage, BadModel, UnsupportedModel
+from tgi_core.errors import BadImage, UnsupportedModel
 
 logger = logging.getLogger(__name__)
 
 FAMILIES = {
     "gemma3": TwoWay.IMAGES,
+    "idefics": TwoWay.NONE,
     "idefics2": TwoWay.NONE,
     "idefics3": TwoWay.NONE,
     "llava_next": TwoWay.NONE,
+    "mllama": TwoWay.NONE,
     "paligemma": TwoWay.PROMPTS,
     "qwen2_5_vl": TwoWay.NONE,
     "qwen2_vl": TwoWay.NONE,
     "smolvlm": TwoWay.NONE,
 }
-"""Types of models whose text sees an image as vectors among those of its tokens, and which of them
-see what comes after them."""
+"""Types of models that take images, and which of their tokens see what comes after them."""
 
-_CROSS_ATTENTION = ("idefics", "mllama")
-_SQUARE = (1024, 1024)
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+SQUARE = (1024, 1024)
+"""A picture that devices keep memory free for."""
 _NEEDS_TRANSFORMERS = 5
 """Before it, towers gave their vectors in other shapes."""
-
-_UPRIGHT = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
-"""What undoes each of Exif's orientations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +63,8 @@ def seeing_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class of a model that takes images; None if it is of no such family.
 
     Raises:
-        UnsupportedModel: this transformers is too old for it, or the model looks at images in a way
-            that is not known here.
+        UnsupportedModel: this transformers is too old for it.
     """
-    if config.model_type in _CROSS_ATTENTION:
-        raise UnsupportedModel(
-            f"{config.model_type} looks at images from layers of their own (cross-attention); the "
-            "torch backend serves models that see an image among their tokens."
-        )
     if config.model_type not in FAMILIES:
         return None
     if int(transformers.__version__.split(".")[0]) < _NEEDS_TRANSFORMERS:
@@ -128,30 +111,22 @@ def attention_of(config: PretrainedConfig) -> str | dict[str, str]:
     if config.model_type not in FAMILIES:
         return IMPLEMENTATION
     parts = {name: "sdpa" for name in config.sub_configs}
-    return {**parts, "": "sdpa", "text_config": IMPLEMENTATION}
+    # Idefics1's has no part of its own
+    text = "text_config" if "text_config" in parts else ""
+    return {**parts, "": "sdpa", text: IMPLEMENTATION}
 
 
 class ImageTower:
-    """What one model does with images."""
+    """Satisfies `Tower`, for models that see an image as vectors among those of their tokens."""
 
-    def __init__(self, model: PreTrainedModel, folder: Path) -> None:
-        """
-        Raises:
-            BadModel: the folder does not say how images are prepared.
-        """
+    def __init__(self, model: PreTrainedModel, reader: ImageReader) -> None:
         self._model: Any = model
-        self._processor = _processor(folder)
-        wanted = inspect.signature(self._model.get_image_features).parameters
-        self._names = tuple(name for name in self._processor.model_input_names if name in wanted)
+        self._reader = reader
+        self._wanted = inspect.signature(self._model.get_image_features).parameters
 
     def read(self, image: Image) -> ReadImage:
-        """Decodes and prepares; see `EncodesImages.read_image`."""
-        picture = _upright(image)
-        try:
-            inputs = self._prepared(picture)
-        except Exception as error:  # processors raise whatever their arithmetic raises
-            logger.warning("an image of %s pixels cannot be prepared", picture.size, exc_info=error)
-            raise BadImage("invalid image: the model cannot take one of its size") from error
+        """See `Tower.read`."""
+        inputs = self._chosen(self._reader.read(image))
         grid = inputs.get("image_grid_thw")
         return ReadImage(
             pixels=Pixels(inputs, image.num_placeholders),
@@ -159,7 +134,7 @@ class ImageTower:
         )
 
     def encode(self, pixels: Pixels) -> Tensor:
-        """(K, hidden): the vectors, on the device; see `EncodesImages.encode_image`."""
+        """(K, hidden): the vectors, on the device; see `Tower.encode`."""
         vectors = self._vectors(pixels.inputs)
         if len(vectors) != pixels.num_vectors:
             raise BadImage(
@@ -169,59 +144,25 @@ class ImageTower:
         return vectors
 
     def try_out(self) -> list[Tensor]:
-        """The vectors of blank pictures: one of each form that the model cuts pictures to, if it
-        has a list of them, else a square one. What takes no more memory has room then.
-        """
-        forms = getattr(self._model.config, "image_grid_pinpoints", None) or [_SQUARE]
+        """Of one picture of each form that the model cuts pictures to, if it has a list of them."""
+        forms = getattr(self._model.config, "image_grid_pinpoints", None) or [SQUARE]
         blank = (PIL.Image.new("RGB", (width, height)) for height, width in forms)
-        return [self._vectors(self._prepared(picture)) for picture in blank]
+        return [self._vectors(self._chosen(self._reader.prepared(one))) for one in blank]
 
-    def _prepared(self, picture: PIL.Image.Image) -> dict[str, Tensor]:
-        found = self._processor(images=[picture], return_tensors="pt")
-        return {name: found[name] for name in self._names}
+    def _chosen(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: found[name] for name in found if name in self._wanted}
 
     def _vectors(self, pixels: Mapping[str, Tensor]) -> Tensor:
         """(K, hidden)."""
-        device, dtype = self._model.device, self._model.dtype
-        inputs = {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in pixels.items()
-        }
-        with gradless(device)():
+        inputs = placed(pixels, self._model)
+        with gradless(self._model.device)():
             found = self._model.get_image_features(**inputs, return_dict=True).pooler_output
             vectors: Tensor = found if isinstance(found, Tensor) else torch.cat(tuple(found))
         return vectors.reshape(-1, vectors.shape[-1])
 
     def _positions(self, grid: list[int]) -> NDArray[np.int32]:
         """int32 (3, K): time, row and column of each vector of a grid of patches."""
-        merged = self._processor.merge_size
+        merged = self._reader.processor.merge_size
         frames, rows, columns = grid[0], grid[1] // merged, grid[2] // merged
         places = np.indices((frames, rows, columns), np.int32)
         return places.reshape(3, -1)
-
-
-def _processor(folder: Path) -> Any:
-    try:
-        return transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, backend="pil"
-        )
-    except Exception as error:  # transformers has no error class for it
-        raise BadModel(
-            f"{folder} does not say how images are prepared: its preprocessor_config.json is "
-            f"damaged ({error})."
-        ) from error
-
-
-def _upright(image: Image) -> PIL.Image.Image:
-    """The first picture of a file, in RGB, as it should be looked at.
-
-    Raises:
-        BadImage: it cannot be decoded.
-    """
-    try:
-        with PIL.Image.open(BytesIO(image.data), formats=_FORMATS) as picture:
-            upright = picture.convert("RGB")
-    except Exception as error:  # a decoder of strangers' files raises what it likes; it may leak
-        raise BadImage("invalid image: it is damaged, and cannot be decoded") from error
-    turn = _UPRIGHT.get(image.orientation)
-    return upright if turn is None else upright.transpose(turn)

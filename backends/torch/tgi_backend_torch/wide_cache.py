@@ -50,6 +50,12 @@ class WideCache:
         )
         return keys, values
 
+    def read_layers(self, layers: range, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PagedCache.read_layers`."""
+        found = [[x.clone() for x in self.read(layer, blocks)] for layer in layers]
+        keys, values = zip(*found, strict=True)
+        return torch.cat(keys), torch.cat(values)
+
     def _gather(self, pool: Tensor, blocks: Tensor, room: Tensor) -> Tensor:
         """Blocks of a pool, widened into a buffer that grows as needed."""
         held = pool.index_select(0, blocks).flatten(0, 1).view(self._kind)

@@ -12,23 +12,20 @@ import numpy as np
 import pytest
 
 from tests.engines import fake_engine, generate, requests
+from tests.pictures import PLACEHOLDER, cached, picture, show
 from tgi_core.contract import (
     Image,
     PendingLogits,
     ReadImage,
     Request,
     RequestFailed,
-    RequestStarted,
     Step,
-    StopRule,
     TokenEvent,
     TwoWay,
 )
 from tgi_core.engine.positions import prompt_positions
-from tgi_core.engine.step_engine import EngineLimits, StepEngine
+from tgi_core.engine.step_engine import EngineLimits
 from tgi_core.testing.fake import BAD_IMAGE, FATAL_IMAGE, FakeBackend, FakeShape
-
-PLACEHOLDER = 99
 
 SHAPES: dict[str, dict[str, Any]] = {
     "all at once": {},
@@ -44,10 +41,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "no prefix cache": {"limits": EngineLimits(prefix_caching=False)},
 }
-
-
-def picture(data: bytes, *spans: tuple[int, int]) -> Image:
-    return Image(data=data, digest=data.hex(), spans=spans)
 
 
 def seeing(wanted: list[Request]) -> list[Request]:
@@ -69,27 +62,6 @@ def seeing(wanted: list[Request]) -> list[Request]:
             at = begin
         made.append(replace(request, prompt=tuple(prompt), images=tuple(images)))
     return made
-
-
-def show(name: str, data: bytes = b"cat", *, size: int = 40, max_new: int = 6) -> Request:
-    prompt = (7, 8, 9, *[PLACEHOLDER] * size, *range(20, 40))
-    return Request(
-        request_id=name,
-        prompt=prompt,
-        images=(picture(data, (3, 3 + size)),),
-        stop=StopRule(max_new_tokens=max_new),
-    )
-
-
-def cached(engine: StepEngine, request: Request) -> int:
-    """Tokens that the request did not have to compute."""
-    engine.submit(request)
-    found = -1
-    while engine.busy:
-        for event in engine.poll(0.01):
-            if isinstance(event, RequestStarted):
-                found = event.num_cached
-    return found
 
 
 @pytest.mark.parametrize("axes", [1, 3])

@@ -68,6 +68,8 @@ def test_llava_next_counts_as_tgi(height, width, count, new_layout):
         (PALIGEMMA, {}, (1000, 3), 256),
         (PALIGEMMA, {"image_seq_length": 1024}, (7, 9), 1024),
         ({"model_type": "gemma3"}, {}, (50, 900), 256),
+        ({"model_type": "idefics"}, {"image_size": 224}, (50, 900), 1),
+        ({"model_type": "mllama"}, {"max_image_tiles": 4}, (50, 900), 1),
         ({"model_type": "idefics2"}, {"do_image_splitting": True}, (50, 900), 320),
         ({"model_type": "idefics2"}, {}, (50, 900), 64),
         ({"model_type": "qwen2_vl"}, QWEN, (2044, 1372), 73 * 49),
@@ -99,6 +101,13 @@ def test_idefics3_names_its_tiles_row_by_row(new_layout):
     assert text == "\n".join(rows) + (
         "\n\n<fake_token_around_image><global-img><fake_token_around_image>"
     )
+
+
+def test_neighbours_share_the_token_between_them_in_idefics1(new_layout):
+    layout = new_layout({"model_type": "idefics"})
+    around, image = "<fake_token_around_image>", "<image>"
+    expansions = layout.expansions(["", "", " ", ""], [Size(1, 1)] * 3)
+    assert expansions == [around + image, around + image + around, around + image + around]
 
 
 def test_models_of_other_types_have_no_layout(new_layout):

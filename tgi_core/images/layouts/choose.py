@@ -8,18 +8,22 @@ from pathlib import Path
 from tgi_core.errors import BadModel
 from tgi_core.images.layouts.facts import Facts, read_facts
 from tgi_core.images.layouts.gemma3 import Gemma3Layout
+from tgi_core.images.layouts.idefics import IdeficsLayout
 from tgi_core.images.layouts.idefics2 import Idefics2Layout
 from tgi_core.images.layouts.idefics3 import Idefics3Layout
 from tgi_core.images.layouts.layout import ImageLayout
 from tgi_core.images.layouts.llava_next import LlavaNextLayout
+from tgi_core.images.layouts.mllama import MllamaLayout
 from tgi_core.images.layouts.paligemma import PaliGemmaLayout
 from tgi_core.images.layouts.qwen2_vl import Qwen2VLLayout
 
 _LAYOUTS: Mapping[str, Callable[[Facts], ImageLayout]] = {
     "gemma3": Gemma3Layout.of,
+    "idefics": IdeficsLayout.of,
     "idefics2": Idefics2Layout.of,
     "idefics3": Idefics3Layout.of,
     "llava_next": LlavaNextLayout.of,
+    "mllama": MllamaLayout.of,
     "paligemma": PaliGemmaLayout.of,
     "qwen2_5_vl": Qwen2VLLayout.of,
     "qwen2_vl": Qwen2VLLayout.of,

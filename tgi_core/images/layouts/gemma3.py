@@ -23,6 +23,7 @@ class Gemma3Layout:
     marker: str = _BEGIN
     bare: str = _BEGIN
     tail: str = ""
+    trimmed: str = ""
     special_texts: frozenset[str] = frozenset({_BEGIN, _VECTOR, _END})
     is_whole: bool = False
 

@@ -27,6 +27,7 @@ class Idefics2Layout:
     marker: str = _IMAGE
     bare: str = _IMAGE
     tail: str = ""
+    trimmed: str = ""
     special_texts: frozenset[str] = frozenset({_FAKE, _IMAGE})
     is_whole: bool = False
 

@@ -36,6 +36,7 @@ class Idefics3Layout:
     marker: str = _IMAGE
     bare: str = _IMAGE
     tail: str = ""
+    trimmed: str = ""
     special_texts: frozenset[str] = frozenset(
         {_FAKE, _IMAGE, _WHOLE}
         | {

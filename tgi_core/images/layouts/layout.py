@@ -20,7 +20,7 @@ class ImageLayout(Protocol):
 
     @property
     def placeholder(self) -> str:
-        """The special token that stands for one vector of an image."""
+        """The special token that stands for one vector of an image, or for the image."""
         ...
 
     @property
@@ -36,6 +36,11 @@ class ImageLayout(Protocol):
     @property
     def tail(self) -> str:
         """What ends a prompt with images, if the template does not."""
+        ...
+
+    @property
+    def trimmed(self) -> str:
+        """Characters that are cut off both ends of the texts around images in such a prompt."""
         ...
 
     @property

@@ -29,6 +29,7 @@ class LlavaNextLayout:
     marker: str = "<image>"
     bare: str = "<image>"
     tail: str = ""
+    trimmed: str = ""
     special_texts: frozenset[str] = frozenset({"<image>"})
     is_whole: bool = False
 

@@ -23,6 +23,7 @@ class PaliGemmaLayout:
     marker: str = "<image>"
     bare: str = "<image>"
     tail: str = "\n"
+    trimmed: str = ""
     special_texts: frozenset[str] = frozenset({"<image>"})
     is_whole: bool = True
 

@@ -30,6 +30,7 @@ class Qwen2VLLayout:
     marker: str = _IMAGE
     bare: str = f"<|vision_start|>{_IMAGE}<|vision_end|>"
     tail: str = ""
+    trimmed: str = ""
     special_texts: frozenset[str] = frozenset(
         {_IMAGE, "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"}
     )

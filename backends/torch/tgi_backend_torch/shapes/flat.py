@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.computing import Computing
+from tgi_backend_torch.cross_families import FAMILIES as CROSS_FAMILIES
 from tgi_backend_torch.device import Device
 from tgi_backend_torch.group import Meeting
 from tgi_backend_torch.lora import PlacedAdapter, linear_shape, placed
@@ -28,6 +30,8 @@ from tgi_core.contract import (
     read_peft,
 )
 from tgi_core.errors import UnsupportedModel
+
+logger = logging.getLogger(__name__)
 
 _MAX_ADAPTERS = 8
 """If nobody says."""
@@ -72,6 +76,18 @@ class FlatBackend(TorchBackend):
                 if len(vectors) <= self.limits.max_sequence_tokens:
                     pictures.padded(vectors)
         super().warm_up(progress)
+
+    def _sees(self, config: PretrainedConfig, folder: Path) -> bool:
+        """Text alone if layers look at images: what each token looks at would be a shape."""
+        if config.model_type not in CROSS_FAMILIES:
+            return super()._sees(config, folder)
+        logger.warning(
+            "models of the type %s are served for text alone on %s, which compiles shapes: their "
+            "layers look at images from outside the text; the torch and cuda backends do that",
+            config.model_type,
+            self._device.name,
+        )
+        return False
 
     def encode_image(self, pixels: Pixels) -> Tensor:
         """Runs the tower as it is, which compiles something for each size of image that it has not

@@ -1,0 +1,97 @@
+"""What becomes of images for which a backend has no room."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tests.engines import fake_engine, generate, requests
+from tests.pictures import PLACEHOLDER, cached, picture, show
+from tgi_core.contract import PendingLogits, RequestFailed, Step, TokenEvent
+from tgi_core.errors import OutOfMemory
+from tgi_core.testing.fake import FakeBackend, FakeShape
+
+
+class Crowded(FakeBackend):
+    """Has room for two images, and keeps each for as long as a sequence shows it."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeShape(images=True))
+        self.kept: dict[int, list[Any]] = {}
+        self.made: list[weakref.ref[Any]] = []
+        self.num_steps = 0
+
+    def encode_image(self, pixels: Any) -> Any:
+        if sum(one() is not None for one in self.made) >= 2:
+            raise OutOfMemory("there is no room for another image")
+        encoded = super().encode_image(pixels)
+        self.made.append(weakref.ref(encoded))
+        return encoded
+
+    def step(self, step: Step) -> PendingLogits:
+        self.num_steps += 1
+        row_of = np.repeat(step.seq, step.n)
+        for image in step.images:
+            self.kept.setdefault(int(row_of[image.at[0]]), []).append(image.encoded)
+        return super().step(step)
+
+    def fork(self, src: int, dst: int, length: int) -> bool:
+        self.kept[dst] = list(self.kept.get(src, ()))
+        return super().fork(src, dst, length)
+
+    def release(self, seq: int) -> None:
+        self.kept.pop(seq, None)
+        super().release(seq)
+
+
+def test_images_without_room_wait_and_no_other_step_is_torn_apart() -> None:
+    wanted = [show(f"i{i}", b"image %d" % i) for i in range(5)] + requests(4)
+    expected = {}
+    for request in wanted:
+        expected |= generate(fake_engine(images=True), [request])
+    backend = Crowded()
+    engine = fake_engine(backend=backend)
+    for request in wanted:
+        engine.submit(request)
+    tokens: dict[str, list[int]] = {request.request_id: [] for request in wanted}
+    while engine.busy:
+        before = backend.num_steps
+        for event in engine.poll(0.01):
+            assert not isinstance(event, RequestFailed), event
+            if isinstance(event, TokenEvent):
+                tokens[event.request_id] += event.tokens
+        assert backend.num_steps <= before + 1
+    assert tokens == expected
+    assert engine.scheduler.num_preemptions
+    assert not engine._images._held
+
+
+def test_parked_sequences_make_room_for_an_image() -> None:
+    engine = fake_engine(backend=Crowded())
+    for i in range(6):
+        generate(engine, [show(f"r{i}", b"image %d" % i)])
+    assert engine.scheduler.num_preemptions == 0
+    assert cached(engine, show("again", b"image 5")) >= 62, "the newest were kept"
+
+
+def test_images_that_never_fit_fail_their_request_alone() -> None:
+    prompt = (7, *[PLACEHOLDER] * 9, 8)
+    pictures = tuple(picture(b"image %d" % i, (1 + 3 * i, 4 + 3 * i)) for i in range(3))
+    large = replace(show("large"), prompt=prompt, images=pictures)
+    engine = fake_engine(backend=Crowded())
+    expected = generate(fake_engine(images=True), [show("good")])["good"]
+    tokens, failures = [], []
+    for request in (large, show("good")):
+        engine.submit(request)
+    while engine.busy:
+        for event in engine.poll(0.01):
+            if isinstance(event, TokenEvent):
+                tokens += event.tokens
+            elif isinstance(event, RequestFailed):
+                failures.append(event)
+    [failure] = failures
+    assert failure.request_id == "large" and "no room for another image" in failure.message
+    assert tokens == expected
