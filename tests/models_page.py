@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tgi_backend_openvino.families import PROVEN
+from tgi_backend_torch.vision import seeing_class, two_way_of
+from transformers import PretrainedConfig
+
+from tests.vision import FAMILIES
+from tgi_core.contract import TwoWay
 
 RESULTS = Path(__file__).parent / "golden" / "families.json"
 
@@ -42,6 +47,18 @@ In *OpenVINO*: whether `tgi serve` takes the type to that backend, which is fast
 compares the same way in its own tests.
 """
 
+_WITH_IMAGES = (
+    "Tiny models of these, made likewise, are compared with `generate` in `make test`, with images",
+    "and without, alone, in batches, in chunks, and with prefixes that are shared: see",
+    "[Images](images.md). A prompt may be computed in parts and any beginning shared, except where",
+    "parts of it see what comes after them.",
+)
+_PARTS = {
+    TwoWay.NONE: ("yes", "any"),
+    TwoWay.IMAGES: ("not within an image", "any, to whole images"),
+    TwoWay.PROMPTS: ("not with images", "any, without images"),
+}
+
 _PREFIX = {"anywhere": "any", "whole": "whole", "prompt": "equal prompt", "nothing": "none"}
 
 
@@ -52,7 +69,11 @@ def models_page() -> str:
     types: list[dict[str, Any]] = results["types"]
     served = [one for one in types if one["how"] in ("flat", "padded")]
     refused = [one for one in types if one["how"] in ("refused", "wrong")]
-    untried = [one for one in types if one["how"] == "untried"]
+    untried = [
+        one["model_type"]
+        for one in types
+        if one["how"] == "untried" and one["model_type"] not in _seeing_types()
+    ]
     return "\n".join(
         [
             _HEAD.format(versions=versions),
@@ -60,6 +81,12 @@ def models_page() -> str:
                 ["type", "class", "runs", "parts", "prefix", "adapters", "embeds", "OpenVINO"],
                 map(_served, served),
             ),
+            "",
+            "## Served with images",
+            "",
+            *_WITH_IMAGES,
+            "",
+            *_table(["type", "class", "parts", "prefix"], _seeing()),
             "",
             "## Refused",
             "",
@@ -70,13 +97,26 @@ def models_page() -> str:
             "## Not tried",
             "",
             "No tiny model of these could be made without knowing them; many are made of several",
-            "models, for images or sound, whose text part is above. Those that are served with",
-            "images are in [Images](images.md), and held to `generate` by tests of their own.",
+            "models, for images or sound, whose text part is above.",
             "",
-            ", ".join(f"`{one['model_type']}`" for one in untried) + ".",
+            ", ".join(f"`{name}`" for name in untried) + ".",
             "",
         ]
     )
+
+
+def _seeing_types() -> dict[str, PretrainedConfig]:
+    """One configuration of each type that takes images."""
+    configs = [family.config() for family in FAMILIES.values()]
+    return {config.model_type: config for config in configs}
+
+
+def _seeing() -> Iterator[list[str]]:
+    for model_type, config in sorted(_seeing_types().items()):
+        cls = seeing_class(config)
+        assert cls is not None, model_type
+        parts, prefix = _PARTS[two_way_of(config)]
+        yield [f"`{model_type}`", cls.__name__, parts, prefix]
 
 
 def _served(one: dict[str, Any]) -> list[str]:
