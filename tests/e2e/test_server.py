@@ -231,7 +231,7 @@ def test_a_cache_that_cannot_hold_one_sequence(fake_model: Path) -> None:
     assert status == 78 and "--cache-tokens" in words
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_damaged_weights_and_an_unknown_architecture(tmp_path: Path, smollm2: Path) -> None:
     def copy(name: str) -> Path:
         folder = tmp_path / name

@@ -64,7 +64,7 @@ def test_without_the_plugin_it_is_refused(serve: ServerFactory, fake_model: Path
         assert str(KEY) not in server.log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_command_finds_the_mark_in_texts_of_the_real_model(
     serve: ServerFactory, smollm2: Path, tmp_path: Path

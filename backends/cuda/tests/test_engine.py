@@ -97,7 +97,7 @@ def test_images_change_no_token_and_what_follows_them_replays_graphs(
     assert backend._device._driver.log.count("replay") >= 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_replay_graphs_in_which_they_exchange_results(folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")

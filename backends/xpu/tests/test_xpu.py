@@ -50,7 +50,7 @@ def test_logits_are_those_of_a_whole_forward_in_any_batch(load):
     check_any_batch(Driver(backend, folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_have_two_steps_in_flight_and_one_does_not_outlive_the_other(load, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")

@@ -9,6 +9,7 @@ import pytest
 from tgi_core import errors
 from tgi_core.api import errors as api_errors
 from tgi_core.contract import RequestFailed, TokenEvent
+from tgi_core.engine.images import ImagesDoNotFit
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 ROUTES = [
@@ -233,7 +234,7 @@ def test_every_error_has_a_status_a_type_and_both_bodies():
 
     statuses = {}
     for kind in family(errors.TgiError):
-        if issubclass(kind, (errors.Unsupported, errors.RowsFailed)):
+        if issubclass(kind, (errors.Unsupported, errors.RowsFailed, ImagesDoNotFit)):
             continue  # made with more than a message, and never leaves the engine
         error = kind("because")
         ours = api_errors.tgi_reply(error)
