@@ -238,7 +238,8 @@ def make_model(folder: Path, config: transformers.PretrainedConfig, **saving) ->
     model = _auto_class(config).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases and sinks are 0 and norms 1 until trained
+            # biases and sinks are 0 and norms 1 until trained
+            if parameter.dim() == 1 or not parameter.any():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif 0 < parameter.std() < 0.1:  # where initializer_range has no say
                 parameter.mul_(0.2 / parameter.std())

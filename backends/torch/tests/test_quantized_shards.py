@@ -47,6 +47,15 @@ def test_two_ranks_round_weights_as_one_does(family, wish, family_folder, load, 
     driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode"])
+def test_queries_keys_and_values_in_one_matrix_of_few_bits_are_refused(family, family_folder):
+    folder = family_folder(family)
+    config = read_config(folder)
+    weights = Weights.find(request_for(folder, quantize="eetq"), CpuDevice())
+    with pytest.raises(UnsupportedModel, match="in one matrix"):
+        weights.check_cuts(model_class(config), config, 2)
+
+
 @pytest.mark.parametrize(
     "name", sample_of(("gptq", "gptq, in order of activations", "fp8, squares"), ("gptq",))
 )

@@ -6,12 +6,21 @@ Ranks are threads here, which is what a family costs least; `test_ranks.py` has 
 import pytest
 import torch
 import transformers
-from tgi_backend_torch.loader import model_class, read_config
+from tgi_backend_torch.loader import model_class
 from tgi_backend_torch.plan import plan_model
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shards import check_shards
 
-from tests.families import FAMILIES, GQA, Driver, check_any_batch, check_greedy, request_for
+from tests.families import (
+    FAMILIES,
+    GQA,
+    SIZES,
+    Driver,
+    check_any_batch,
+    check_greedy,
+    make_model,
+    request_for,
+)
 from tgi_core.errors import UnsupportedModel, UsageError
 
 SHARED = [
@@ -44,9 +53,13 @@ SHARED = [
     "mixtral",
     "deepseek_v2",
     "deepseek_v3",
+    "gpt2",
+    "gpt_bigcode",
+    "opt",
+    "stablelm",
+    "gpt_oss",
 ]
-WITHOUT_A_PLAN = ["gpt2", "gpt_bigcode", "opt", "stablelm", "gpt_oss"]
-SAMPLE = ["llama, tied", "gpt_neox", "phi3, sliding", "qwen2_moe", "deepseek_v2"]
+SAMPLE = ["llama, tied", "gpt_neox", "gpt2", "phi3, sliding", "qwen2_moe", "deepseek_v2"]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +98,46 @@ def test_each_rank_holds_a_part_of_weights_and_cache(family_folder, ranks):
         assert rank.stats().memory_bytes == part.cache_bytes
 
 
-@pytest.mark.parametrize("family", WITHOUT_A_PLAN)
-def test_a_family_without_a_plan_is_refused_by_name(family, family_folder):
-    config = read_config(family_folder(family))
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.GPTBigCodeConfig(**SIZES, multi_query=False),
+        transformers.StableLmConfig(**GQA, qk_layernorm=True, use_qkv_bias=True),
+        transformers.OPTConfig(
+            **{k: v for k, v in SIZES.items() if k != "initializer_range"},
+            init_std=0.2,
+            ffn_dim=48,
+            word_embed_proj_dim=16,
+            do_layer_norm_before=False,
+        ),
+    ],
+    ids=["gpt_bigcode, multi-head", "stablelm, norms by head", "opt, norms after"],
+)
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.long
+def test_other_forms_of_families_with_our_plans_are_shared_too(config, size, tmp_path, ranks):
+    folder = make_model(tmp_path / "model", config)
+    check_greedy(Driver(ranks(folder, size), folder))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode", "gpt_oss"])
+@pytest.mark.long
+def test_four_ranks_compute_what_one_does_by_our_plans(family, family_folder, ranks):
+    """gpt_bigcode has one key and value for all heads, gpt_oss has 2: ranks share them."""
+    folder = family_folder(family)
+    check_greedy(Driver(ranks(folder, 4), folder))
+
+
+def test_each_rank_holds_a_part_of_layers_that_lie_transposed(family_folder):
+    folder = family_folder("gpt2")
+    whole = plan_model(request_for(folder), 1 << 30)
+    part = plan_model(request_for(folder, num_shards=2), 1 << 30)
+    assert part.cache_bytes == whole.cache_bytes // 2
+    assert part.weights_bytes < whole.weights_bytes * 0.7
+
+
+def test_a_family_without_a_plan_is_refused_by_name():
+    config = transformers.PersimmonConfig(**SIZES, intermediate_size=48)
     cls = model_class(config)
     with pytest.raises(UnsupportedModel, match=f"{cls.__name__} among several devices"):
         check_shards(cls, config, 2)
@@ -132,4 +182,4 @@ def test_weights_in_another_dtype_are_cut_and_converted(tmp_path, ranks):
     check_greedy(Driver(backend, folder))
 
 
-assert set(SHARED) | set(WITHOUT_A_PLAN) == set(FAMILIES)
+assert set(SHARED) == set(FAMILIES)

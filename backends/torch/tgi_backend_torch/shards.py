@@ -1,31 +1,34 @@
-"""Cuts a model into the parts that its ranks compute, by the plan that comes with its class.
+"""Cuts a model into the parts that its ranks compute, by the plan that there is for its class.
 
-transformers says for each layer of many families how it can be cut (`tp_plan`). A layer that is cut
+transformers says for each layer of many families how it can be cut (`tp_plan`), and `own_plans.py`
+for some more. A layer that is cut
 along its outputs gives each rank some heads or some features; the next one is cut along its inputs,
 and the sum over all ranks is the whole layer's output. What a plan leaves out each rank has whole.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tgi_backend_torch.checkpoint import Checkpoint, MappedWeights
 from tgi_backend_torch.group import Group
 from tgi_backend_torch.loader import empty_model, load_model, why_not_flat
+from tgi_backend_torch.own_plans import OwnPlan, own_plan
+from tgi_backend_torch.pieces import Pieces, pattern_of
 from tgi_core.contract import Progress
 from tgi_core.errors import UnsupportedModel
 
 
 class Style(Enum):
-    """transformers' words for how a layer, or a parameter of one, is cut."""
+    """transformers' words for how a layer, or a parameter of one, is cut, and one of ours."""
 
     OUTPUTS = "colwise"
     INPUTS = "rowwise"
@@ -35,6 +38,8 @@ class Style(Enum):
     """Each rank takes its part of an input that all have."""
     TWO_OUTPUTS = "packed_colwise"
     """Two matrices in one, each of which is cut along its outputs."""
+    HEADS = "qkv_colwise"
+    """Ours: the matrices of queries, keys and values in one, each of which is cut by heads."""
     EXPERTS = "moe_tp_experts"
     """Each rank has a part of each expert, cut along the features in its middle."""
     WHOLE = "replicated_with_grad_allreduce"
@@ -51,31 +56,24 @@ _KEY_VALUE = ("k_proj", "v_proj")
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """What one rank has of a parameter."""
-
-    dim: int
-    ranges: tuple[tuple[int, int], ...]
-    """From and to, along `dim`."""
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """A view if there is one range, else a copy."""
-        parts = [tensor.narrow(self.dim, begin, end - begin) for begin, end in self.ranges]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, self.dim)
-
-
-@dataclass(frozen=True, slots=True)
 class Cuts:
     """How one rank computes its part of a model."""
 
     pieces: Mapping[str, Pieces | None]
-    """By name of the parameter; None: this rank goes without. What is not named is whole."""
+    """By name of the parameter; None: another rank adds it. What is not named is whole."""
     styles: Mapping[str, Style]
     """Of the layers where ranks have to exchange something, by name."""
+    transposed: frozenset[str] = frozenset()
+    """Layers whose weight is (inputs, outputs)."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What a module's number becomes, by its name."""
+    lists: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """What is kept of a list of modules, from and to, by its name."""
 
     def of_weight(self, layer: str) -> Pieces | None:
-        """What is kept of a linear layer's weight, (outputs, inputs); None: all."""
-        return self.pieces.get(f"{layer}.weight")
+        """What is kept of a linear layer's weight as (outputs, inputs); None: all."""
+        piece = self.pieces.get(f"{layer}.weight")
+        return replace(piece, dim=1 - piece.dim) if piece and layer in self.transposed else piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +132,14 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
     Raises:
         UnsupportedModel: the model has no plan, or one that cannot be kept with so many ranks.
     """
-    plan = _plan_of(model)
+    own = own_plan(
+        model.config.model_type, multi_query=bool(getattr(model.config, "multi_query", False))
+    )
+    plan = _plan_of(model, own)
     pieces: dict[str, Pieces | None] = {}
     styles: dict[str, Style] = {}
     for name, module in model.named_modules():
-        style = plan.get(_pattern(name)) or _style_of_single(plan, name)
+        style = plan.get(pattern_of(name)) or _style_of_single(plan, name)
         if style is None or style in _WHOLE:
             continue
         if style is not Style.EXPERTS:
@@ -146,16 +147,28 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
             if cut is None:
                 continue
             pieces.update(cut)
-        if _pattern(name) in plan:
+        if pattern_of(name) in plan:
             styles[name] = style
     for name, parameter in model.named_parameters():
-        style = plan.get(_pattern(name))
+        style = plan.get(pattern_of(name))
         if style is not None and style not in _WHOLE:
-            transposed = bool(
-                getattr(model.get_submodule(name.rpartition(".")[0]), "is_transposed", False)
-            )
-            pieces[name] = _cut_experts(name, parameter, style, transposed, rank, size)
-    return Cuts(pieces, styles)
+            module = model.get_submodule(name.rpartition(".")[0])
+            if style is Style.OUTPUTS:
+                units = _units(model, name, len(parameter))
+                pieces[name] = Pieces(0, (_part(name, len(parameter), units, rank, size),))
+            elif style is Style.INPUTS and name.endswith("_bias"):
+                if rank:
+                    pieces[name] = None
+            else:
+                pieces[name] = _cut_experts(name, parameter, style, module, rank, size)
+    transposed = frozenset(
+        name for name, module in model.named_modules() if isinstance(module, Conv1D)
+    )
+    if own is None:
+        return Cuts(pieces, styles, transposed)
+    return Cuts(
+        pieces, styles, transposed, own.counts_of(model, pieces), own.lists_of(model, pieces)
+    )
 
 
 def cut_model(model: PreTrainedModel, cuts: Cuts, held: torch.dtype, dtype: torch.dtype) -> None:
@@ -173,7 +186,9 @@ def cut_model(model: PreTrainedModel, cuts: Cuts, held: torch.dtype, dtype: torc
         module = model.get_submodule(module_name)
         piece = cuts.pieces.get(name, _EVERYTHING)
         if piece is None:
-            setattr(module, attribute, None)
+            # some layers add what they have, and cannot go without
+            nothing = torch.zeros_like(model.get_parameter(name), dtype=dtype)
+            setattr(module, attribute, nn.Parameter(nothing, requires_grad=False))
             continue
         if first_name != name and piece is cuts.pieces.get(first_name, _EVERYTHING):
             setattr(module, attribute, model.get_parameter(first_name))
@@ -185,6 +200,15 @@ def cut_model(model: PreTrainedModel, cuts: Cuts, held: torch.dtype, dtype: torc
         setattr(module, attribute, nn.Parameter(copy, requires_grad=False))
         if attribute == "weight" and isinstance(module, nn.Linear):
             module.out_features, module.in_features = copy.shape
+        elif attribute == "weight" and isinstance(module, Conv1D):
+            module.nx, module.nf = copy.shape
+    for name, count in cuts.counts.items():
+        module_name, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(module_name), attribute, count)
+    for name, (begin, end) in cuts.lists.items():
+        module_name, _, attribute = name.rpartition(".")
+        module = model.get_submodule(module_name)
+        setattr(module, attribute, model.get_submodule(name)[begin:end])
 
 
 _EVERYTHING = Pieces(0, ())
@@ -210,13 +234,12 @@ def _splitting(group: Group, rank: int) -> Any:
     return split
 
 
-def _plan_of(model: PreTrainedModel) -> dict[str, Style]:
-    told: Mapping[str, str] = model.tp_plan or {}
+def _plan_of(model: PreTrainedModel, own: OwnPlan | None) -> dict[str, Style]:
+    told: Mapping[str, str] = {**(model.tp_plan or {}), **(own.layers if own else {})}
     name = type(model).__name__
     if not any(".*." in pattern for pattern in told):
         raise UnsupportedModel(
-            f"transformers has no plan for sharing a {name} among several devices: leave out "
-            "--num-shard."
+            f"there is no plan for sharing a {name} among several devices: leave out --num-shard."
         )
     known = {style.value for style in Style}
     if strange := sorted(set(told.values()) - known):
@@ -234,20 +257,41 @@ def _cut_linear(
     # no tensor, where it is in few bits
     weight: Any = module.weight
     bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
+    outputs, inputs = (1, 0) if isinstance(module, Conv1D) else (0, 1)
     if style in (Style.INPUTS, Style.SPLIT_INPUTS):
-        width = weight.shape[1]
+        width = weight.shape[inputs]
         if style in _OPTIONAL and width % size:
             return None
         part = _part(name, width, width, rank, size)
         # the sum must hold the bias once
         biases = {} if bias is None or rank == 0 else {bias: None}
-        return {f"{name}.weight": Pieces(1, (part,)), **biases}
-    width = weight.shape[0]
+        return {f"{name}.weight": Pieces(inputs, (part,)), **biases}
+    width = weight.shape[outputs]
     if style in _OPTIONAL and width % size:
         return None
-    part = _part(name, width, _units(model, name, width), rank, size)
-    biases = {} if bias is None else {bias: Pieces(0, (part,))}
-    return {f"{name}.weight": Pieces(0, (part,)), **biases}
+    units = _units(model, name, width)
+    if style is Style.HEADS:
+        parts = _cut_heads(name, weight.shape[inputs], width, units, rank, size)
+    else:
+        shareable = name.endswith(_KEY_VALUE)
+        parts = (_part(name, width, units, rank, size, shareable=shareable),)
+    biases = {} if bias is None else {bias: Pieces(0, parts)}
+    return {f"{name}.weight": Pieces(outputs, parts), **biases}
+
+
+def _cut_heads(
+    name: str, queries: int, width: int, heads: int, rank: int, size: int
+) -> tuple[tuple[int, int], ...]:
+    """Ranges of a layer's outputs: `queries` of them, then keys, then as many values."""
+    keys = (width - queries) // 2
+    num_keys = keys * heads // queries
+    own = _part(name, queries, heads, rank, size)
+    begin, end = _part(name, keys, num_keys, rank, size, shareable=True)
+    return (
+        own,
+        (queries + begin, queries + end),
+        (queries + keys + begin, queries + keys + end),
+    )
 
 
 def _units(model: PreTrainedModel, name: str, width: int) -> int:
@@ -262,11 +306,13 @@ def _units(model: PreTrainedModel, name: str, width: int) -> int:
     return heads
 
 
-def _part(name: str, width: int, units: int, rank: int, size: int) -> tuple[int, int]:
+def _part(
+    name: str, width: int, units: int, rank: int, size: int, *, shareable: bool = False
+) -> tuple[int, int]:
     """What a rank has of `units` equal parts of something. Of fewer than there are ranks several
-    ranks have the same one.
+    ranks have the same one, if it is `shareable`.
     """
-    shared = name.endswith(_KEY_VALUE) and units < size and size % units == 0
+    shared = shareable and units < size and size % units == 0
     if width % units or (units % size and not shared):
         unit = "features" if units == width else "heads"
         raise UnsupportedModel(
@@ -281,16 +327,23 @@ def _part(name: str, width: int, units: int, rank: int, size: int) -> tuple[int,
 
 
 def _cut_experts(
-    name: str, parameter: Tensor, style: Style, transposed: bool, rank: int, size: int
+    name: str, parameter: Tensor, style: Style, experts: nn.Module, rank: int, size: int
 ) -> Pieces:
-    """Pieces of all experts' matrices, (experts, outputs, inputs) or transposed."""
+    """Pieces of all experts' matrices, (experts, outputs, inputs) or transposed; or of their
+    biases, (experts, outputs).
+    """
     along_outputs = style is Style.TWO_OUTPUTS
-    dim = parameter.dim() - (2 if along_outputs != transposed else 1)
+    transposed = bool(getattr(experts, "is_transposed", False))
+    last = parameter.dim() == 2 or along_outputs == transposed
+    dim = parameter.dim() - (1 if last else 2)
     width = parameter.shape[dim]
     if not along_outputs:
         return Pieces(dim, (_part(name, width, width, rank, size),))
     half = width // 2
     begin, end = _part(name, half, half, rank, size)
+    if not getattr(experts, "is_concatenated", True):
+        # the outputs of the two take turns
+        return Pieces(dim, ((2 * begin, 2 * end),))
     return Pieces(dim, ((begin, end), (half + begin, half + end)))
 
 
@@ -299,15 +352,10 @@ def _style_of_single(plan: Mapping[str, Style], name: str) -> Style | None:
     tensor: along the features in its middle.
     """
     experts = name.rsplit(".", 2)[0]
-    if plan.get(_pattern(experts)) is not Style.EXPERTS:
+    if plan.get(pattern_of(experts)) is not Style.EXPERTS:
         return None
     return {
         "gate_proj": Style.OUTPUTS,
         "up_proj": Style.OUTPUTS,
         "down_proj": Style.INPUTS,
     }.get(name.rpartition(".")[2])
-
-
-def _pattern(name: str) -> str:
-    """The name with numbers of layers left out, as in plans."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)

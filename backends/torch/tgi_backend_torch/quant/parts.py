@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tgi_backend_torch.pieces import Pieces
 from tgi_backend_torch.quant.grouped import GroupedWeight
 from tgi_backend_torch.quant.linear import FewBitsLinear
 from tgi_backend_torch.quant.scattered import scattered
 from tgi_backend_torch.quant.stored import ReadLayer
-from tgi_backend_torch.shards import Pieces
+from tgi_core.errors import UnsupportedModel
 
 
 def hold(layer: FewBitsLinear, read: ReadLayer, piece: Pieces | None) -> None:
@@ -29,6 +30,11 @@ def hold(layer: FewBitsLinear, read: ReadLayer, piece: Pieces | None) -> None:
     weight: Any = read.weight
     order = read.order
     if piece is not None:
+        if len(piece.ranges) > 1:
+            raise UnsupportedModel(
+                "queries, keys and values in one matrix are not cut among devices in few bits: "
+                "leave out --num-shard, or serve the unquantized model without --quantize."
+            )
         [(begin, end)] = piece.ranges
         if piece.dim == 0:
             weight = weight.outputs(begin, end)
