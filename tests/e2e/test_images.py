@@ -102,9 +102,11 @@ def test_a_server_that_fetches_still_reaches_nothing_within(
 @pytest.mark.parametrize(
     "family",
     [
-        "qwen2_vl",
         "mllama",
-        *(pytest.param(family, marks=pytest.mark.long) for family in ("llava_next", "idefics")),
+        *(
+            pytest.param(family, marks=pytest.mark.long)
+            for family in ("qwen2_vl", "llava_next", "idefics")
+        ),
     ],
 )
 def test_answers_are_those_of_transformers(

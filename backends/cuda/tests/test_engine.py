@@ -70,7 +70,6 @@ def test_two_steps_in_flight_over_graphs_and_fused_layers_change_no_token(folder
 @pytest.mark.parametrize(
     ("family", "names", "max_rows", "max_step_tokens"),
     [
-        ("qwen2_vl", ["one"], 1, 8),
         ("gemma3", ["one"], 1, 20),
         # Triton's interpreter takes minutes for what follows
         *(

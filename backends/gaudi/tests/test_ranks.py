@@ -51,7 +51,7 @@ def engine_over(backend, folder, **wishes) -> StepEngine:
     return engine
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tokens_of_two_gaudis_are_those_of_one_and_nothing_is_compiled_late(folder, two_gaudis):
     from tgi_backend_gaudi.backend import GaudiBackend
 

@@ -189,6 +189,7 @@ def test_it_is_not_quantized_once_more(copy, load):
         load(copy, quantize="int8")
 
 
+@pytest.mark.long
 def test_weights_beside_the_graph_are_converted_instead(tmp_path, load):
     folder = make_model(tmp_path / "model", FAMILIES["llama"]())
     (folder / EXPORTED).write_text("nothing that anybody reads")

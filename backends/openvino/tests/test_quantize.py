@@ -70,6 +70,7 @@ def test_the_backend_quantizes_as_it_is_told_also_where_groups_do_not_fit(
     assert read_manifest(made.parent).weights == "int4"
 
 
+@pytest.mark.long
 def test_it_says_nothing_but_its_progress(wide_folder, tmp_path):
     code = (
         "import sys, pathlib\n"

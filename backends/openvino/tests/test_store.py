@@ -239,6 +239,7 @@ def test_a_child_that_dies_says_how(folder, tmp_path, monkeypatch):
         converted(folder, None, tmp_path, no_progress)
 
 
+@pytest.mark.long
 def test_errors_of_the_child_keep_their_class(family_folder, tmp_path):
     with pytest.raises(UnsupportedModel, match="soft cap"):
         converted(family_folder("gemma2"), None, tmp_path, no_progress)

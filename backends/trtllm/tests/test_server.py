@@ -104,6 +104,7 @@ def test_a_stream_outlives_the_process_of_the_library(server: Server) -> None:
     assert said[-1]["generated_text"] == whole["generated_text"]
 
 
+@pytest.mark.long
 def test_requests_have_their_adapters_over_http(
     tiny: Path, loras: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
