@@ -9,7 +9,7 @@ _POWERS_OF_TWO = (
     "--max-total-tokens say how many shapes are compiled"
 )
 _FREE_MEMORY = "the cache is sized by what memory the backend finds; --cache-tokens sets it"
-_ATTENTION = "attention over gathered blocks is the one that there is"
+_ATTENTION = "--backend-option fused=all says whether Habana's kernel computes attention"
 _BUCKETS = [
     "BATCH_BUCKET_SIZE",
     "PREFILL_BATCH_BUCKET_SIZE",
@@ -33,7 +33,7 @@ IDLE = {
     "TGI_GRAPH_RESERVED_MEM": _FREE_MEMORY,
     "SKIP_TOKENIZER_IN_TGI": "texts are made into tokens once, outside the engine",
     "QUEUE_THRESHOLD_MS": "prompts run between the steps of decoding",
-    "USE_EXPERT_PARALLEL": "a model runs on one Gaudi",
+    "USE_EXPERT_PARALLEL": "each of several Gaudis has a part of every expert",
     "TEXT_GENERATION_SERVER_IGNORE_EOS_TOKEN": "a sequence ends where the model ends it",
     "TGI_PROFILER_ENABLED": "--otlp-endpoint sends traces",
 }

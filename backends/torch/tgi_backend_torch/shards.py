@@ -1,9 +1,9 @@
 """Cuts a model into the parts that its ranks compute, by the plan that there is for its class.
 
 transformers says for each layer of many families how it can be cut (`tp_plan`), and `own_plans.py`
-for some more. A layer that is cut
-along its outputs gives each rank some heads or some features; the next one is cut along its inputs,
-and the sum over all ranks is the whole layer's output. What a plan leaves out each rank has whole.
+for some more. A layer that is cut along its outputs gives each rank some heads or some features;
+the next one is cut along its inputs, and the sum over all ranks is the whole layer's output. What a
+plan leaves out each rank has whole.
 """
 
 from __future__ import annotations
