@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.vision import Seeing, new_tokenizer, png
+from tests.seeing import Seeing, png
+from tests.vision import new_tokenizer
 from tgi_core.contract import Request, RequestFailed, StopRule, TokenEvent
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.images.layouts import layout_of

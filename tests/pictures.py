@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tgi_core.contract import Image, Request, RequestStarted, StopRule
+from tgi_core.contract import (
+    Image,
+    Request,
+    RequestFailed,
+    RequestStarted,
+    StopRule,
+    TokenEvent,
+)
 from tgi_core.engine.step_engine import StepEngine
 
 PLACEHOLDER = 99
@@ -31,3 +38,19 @@ def cached(engine: StepEngine, request: Request) -> int:
             if isinstance(event, RequestStarted):
                 found = event.num_cached
     return found
+
+
+def run_failing(engine: StepEngine, *requests: Request) -> tuple[list[int], RequestFailed]:
+    """Runs requests of which one must fail: the tokens of the others, and its failure."""
+    for request in requests:
+        engine.submit(request)
+    tokens: list[int] = []
+    failures: list[RequestFailed] = []
+    while engine.busy:
+        for event in engine.poll(0.01):
+            if isinstance(event, TokenEvent):
+                tokens += event.tokens
+            elif isinstance(event, RequestFailed):
+                failures.append(event)
+    [failure] = failures
+    return tokens, failure

@@ -25,12 +25,8 @@ import openvino
 import openvino_genai  # type: ignore[import-not-found]
 
 from tests.bench.compare import REQUESTS
-from tests.bench.step_time import request
-from tgi_core.builtin import local_source
-from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import DType, LoadRequest, Request, TokenEvent
-from tgi_core.engine.step_engine import StepEngine
-from tgi_core.plugin.manager import Plugins
+from tests.bench.step_time import closed_loop, request, started_engine
+from tgi_core.contract import Request
 
 Loop = Callable[[Sequence[Request], int], int]
 """Runs requests, so many at once: the number of their output tokens."""
@@ -64,25 +60,8 @@ def main() -> int:
 
 def ours(folder: str) -> Loop:
     """The whole engine: scheduler, sampler and backend."""
-    plugins = Plugins(builtins=(local_source,))
-    files = plugins.model_source(folder)
-    backend = plugins.backend(files, "openvino").create()
-    engine = StepEngine(backend, FirstComeFirstServed())  # type: ignore[arg-type]
-    engine.start(LoadRequest(model=files, dtype=DType.BFLOAT16), lambda *a, **k: None)
-
-    def loop(requests: Sequence[Request], streams: int) -> int:
-        waiting, live, tokens = list(requests), 0, 0
-        while waiting or engine.busy:
-            while waiting and live < streams:
-                engine.submit(waiting.pop())
-                live += 1
-            for event in engine.poll(0):
-                if isinstance(event, TokenEvent):
-                    tokens += 1
-                    live -= event.finish is not None
-        return tokens
-
-    return loop
+    engine = started_engine(folder, "openvino", "bfloat16")
+    return lambda requests, streams: closed_loop(engine, requests, streams)
 
 
 def theirs(exported: str) -> Loop:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -66,30 +67,40 @@ def main() -> int:
 
 def in_process(args: argparse.Namespace) -> tuple[StepStats, float]:
     """Counters of an engine, and the seconds that it ran."""
-    plugins = Plugins(builtins=(local_source,))
-    files = plugins.model_source(args.model)
-    engine = StepEngine(
-        plugins.backend(files, args.backend).create(),  # type: ignore[arg-type]
-        FirstComeFirstServed(),
-    )
-    engine.start(
-        LoadRequest(model=files, dtype=DType(args.dtype) if args.dtype else None),
-        lambda *a, **k: None,
-    )
+    engine = started_engine(args.model, args.backend, args.dtype)
     rng = random.Random(1)
-    waiting = [request(i, rng, args.temperature) for i in range(args.requests)]
-    live = 0
+    requests = [request(i, rng, args.temperature) for i in range(args.requests)]
     begin = time.perf_counter()
-    while waiting or engine.busy:
-        while waiting and live < args.streams:
-            engine.submit(waiting.pop())
-            live += 1
-        for event in engine.poll(0):
-            live -= isinstance(event, TokenEvent) and event.finish is not None
+    closed_loop(engine, requests, args.streams)
     wall_s = time.perf_counter() - begin
     stats = engine.stats()
     engine.close()
     return stats, wall_s
+
+
+def started_engine(model: str, backend: str, dtype: str | None) -> StepEngine:
+    """An engine in this process, with a model loaded."""
+    plugins = Plugins(builtins=(local_source,))
+    files = plugins.model_source(model)
+    made = plugins.backend(files, backend).create()
+    engine = StepEngine(made, FirstComeFirstServed())  # type: ignore[arg-type]
+    load = LoadRequest(model=files, dtype=DType(dtype) if dtype else None)
+    engine.start(load, lambda *a, **k: None)
+    return engine
+
+
+def closed_loop(engine: StepEngine, requests: Sequence[Request], streams: int) -> int:
+    """Runs requests, so many at once: the number of their output tokens."""
+    waiting, live, tokens = list(requests), 0, 0
+    while waiting or engine.busy:
+        while waiting and live < streams:
+            engine.submit(waiting.pop())
+            live += 1
+        for event in engine.poll(0):
+            if isinstance(event, TokenEvent):
+                tokens += len(event.tokens)
+                live -= event.finish is not None
+    return tokens
 
 
 def request(number: int, rng: random.Random, temperature: float) -> Request:

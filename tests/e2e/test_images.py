@@ -112,7 +112,8 @@ def test_a_server_that_fetches_still_reaches_nothing_within(
 def test_answers_are_those_of_transformers(
     family: str, serve: ServerFactory, tmp_path: Path
 ) -> None:
-    from tests.vision import fast_tokenizer, make_seeing, png  # imports torch
+    from tests.seeing import make_seeing, png
+    from tests.vision import fast_tokenizer  # imports torch
 
     model = make_seeing(tmp_path / "model", family)
     bare, small, large = model.family.bare, png(21, 15), png(75, 33)

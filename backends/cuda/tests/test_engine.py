@@ -18,7 +18,7 @@ from tests.families import GQA, make_model, request_for
 from tests.image_requests import conversations, request_of, run
 from tests.lazy_driver import LazyDriver
 from tests.paged import SMALL
-from tests.vision import make_seeing
+from tests.seeing import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import Request, SamplingParams, StopRule
 from tgi_core.engine.step_engine import StepEngine

@@ -21,8 +21,8 @@ from tests.families import (
     request_for,
 )
 from tests.image_requests import NUM, conversations, request_of, run
+from tests.seeing import make_seeing
 from tests.transformers_conformance import TransformersConformance
-from tests.vision import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
     Request,

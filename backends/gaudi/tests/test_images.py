@@ -9,7 +9,7 @@ from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import request_for
 from tests.image_requests import NUM, conversations, request_of, run
-from tests.vision import Seeing, make_seeing
+from tests.seeing import Seeing, make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import Feature
 from tgi_core.engine.step_engine import StepEngine

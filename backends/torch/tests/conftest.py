@@ -20,7 +20,7 @@ from tests.families import (
     make_model,
     request_for,
 )
-from tests.vision import Seeing
+from tests.seeing import Seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.step_engine import StepEngine

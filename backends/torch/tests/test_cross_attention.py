@@ -17,7 +17,7 @@ from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import request_for
 from tests.image_requests import NUM, conversations, request_of, run
-from tests.vision import Seeing, make_seeing, png
+from tests.seeing import Seeing, make_seeing, png
 from tgi_core.contract import BlockPool, LoadRequest, Modality
 from tgi_core.errors import OutOfMemory, UnsupportedModel
 from tgi_core.testing.conformance.images import ImagePromises

@@ -22,7 +22,8 @@ from tests.image_requests import (
     request_of,
     run,
 )
-from tests.vision import FAMILIES, Seeing, make_seeing, png
+from tests.seeing import Seeing, make_seeing, png
+from tests.vision import FAMILIES
 from tgi_core.contract import (
     Feature,
     LoadRequest,

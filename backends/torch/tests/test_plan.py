@@ -16,8 +16,8 @@ from tgi_backend_torch.runner import TorchBackend
 from torch.profiler import ProfilerActivity, profile
 
 from tests.families import FAMILIES, make_model, request_for
+from tests.seeing import make_seeing
 from tests.smollm2 import put_folder
-from tests.vision import make_seeing
 from tgi_core.contract import DType, LoadRequest
 from tgi_core.errors import UnsupportedModel, UsageError
 

@@ -16,8 +16,8 @@ from tgi_backend_xla.probe import describe
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
 from tests.image_requests import conversations, request_of, run
+from tests.seeing import make_seeing
 from tests.simulators.graphs import signature
-from tests.vision import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import DType, Request, StopRule
 from tgi_core.engine.step_engine import StepEngine

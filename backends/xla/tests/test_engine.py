@@ -10,7 +10,7 @@ from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
 from tests.image_requests import conversations, request_of, run
 from tests.lora import two_adapters
-from tests.vision import make_seeing
+from tests.seeing import make_seeing
 from tests.xla import needs_torch_xla, num_compiled
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import Step

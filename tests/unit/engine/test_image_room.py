@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.engines import fake_engine, generate, requests
-from tests.pictures import PLACEHOLDER, cached, picture, show
+from tests.pictures import PLACEHOLDER, cached, picture, run_failing, show
 from tgi_core.contract import PendingLogits, RequestFailed, Step, TokenEvent
 from tgi_core.errors import OutOfMemory
 from tgi_core.testing.fake import FakeBackend, FakeShape
@@ -83,15 +83,6 @@ def test_images_that_never_fit_fail_their_request_alone() -> None:
     large = replace(show("large"), prompt=prompt, images=pictures)
     engine = fake_engine(backend=Crowded())
     expected = generate(fake_engine(images=True), [show("good")])["good"]
-    tokens, failures = [], []
-    for request in (large, show("good")):
-        engine.submit(request)
-    while engine.busy:
-        for event in engine.poll(0.01):
-            if isinstance(event, TokenEvent):
-                tokens += event.tokens
-            elif isinstance(event, RequestFailed):
-                failures.append(event)
-    [failure] = failures
+    tokens, failure = run_failing(engine, large, show("good"))
     assert failure.request_id == "large" and "no room for another image" in failure.message
     assert tokens == expected

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.engines import fake_engine, generate, requests
-from tests.pictures import PLACEHOLDER, cached, picture, show
+from tests.pictures import PLACEHOLDER, cached, picture, run_failing, show
 from tgi_core.contract import (
     Image,
     PendingLogits,
@@ -178,16 +178,7 @@ def test_vectors_are_freed_when_the_prompt_is_computed() -> None:
 def test_a_bad_image_fails_its_request_alone(data: bytes, says: str) -> None:
     engine = fake_engine(images=True)
     expected = generate(fake_engine(images=True), [show("good")])["good"]
-    tokens, failures = [], []
-    for request in (show("bad", data), show("good")):
-        engine.submit(request)
-    while engine.busy:
-        for event in engine.poll(0.01):
-            if isinstance(event, TokenEvent):
-                tokens += event.tokens
-            elif isinstance(event, RequestFailed):
-                failures.append(event)
-    [failure] = failures
+    tokens, failure = run_failing(engine, show("bad", data), show("good"))
     assert failure.request_id == "bad" and failure.invalid and says in failure.message
     assert tokens == expected
     assert not engine._images._held
