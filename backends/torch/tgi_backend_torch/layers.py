@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import cache_utils
 from transformers.cache_utils import (
     Cache,
-    DummyLayer,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -32,7 +32,7 @@ _KNOWN = {
     LinearAttentionLayer,
     LinearAttentionAndFullAttentionLayer,
     LinearAttentionAndSlidingWindowAttentionLayer,
-    DummyLayer,
+    getattr(cache_utils, "DummyLayer", DynamicLayer),  # of a layer that keeps nothing: from 5.23 on
 }
 
 
