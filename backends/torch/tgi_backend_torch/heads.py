@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tgi_backend_torch.computing import EagerComputing
+from tgi_backend_torch.loaded import Loaded
 from tgi_core.errors import BadModel, UnsupportedModel
 
 _MOST_HEADS = 64
@@ -119,6 +121,28 @@ class MedusaHeads:
 
     def _see(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._seen = inputs[0].reshape(-1, inputs[0].shape[-1])
+
+
+def heads_of(loaded: Loaded, folder: Path) -> MedusaHeads:
+    """Reads a folder's heads for a model.
+
+    Raises:
+        BadModel: as `MedusaHeads.read`.
+        UnsupportedModel: as `MedusaHeads.read`; or nothing calls heads where the model runs.
+    """
+    if loaded.flat is None:
+        raise UnsupportedModel(
+            "Medusa heads do not run on models that run in padded batches: choose "
+            "--speculator ngram, which needs none."
+        )
+    if not isinstance(loaded.computing, EagerComputing):
+        # a graph that was captured does not call what looks at the hidden states
+        raise UnsupportedModel(
+            f"Medusa heads do not run on {loaded.capabilities.device} yet: choose "
+            "--speculator ngram, which needs none."
+        )
+    model = loaded.flat.model
+    return MedusaHeads.read(folder, model.get_output_embeddings(), loaded.dtype, model.device)
 
 
 def _counts(folder: Path) -> tuple[int, int]:

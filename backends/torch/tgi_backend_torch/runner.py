@@ -18,13 +18,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
-from tgi_backend_torch.computing import Computing, EagerComputing
+from tgi_backend_torch.computing import Computing
 from tgi_backend_torch.cross_attention import cross_attention_of
 from tgi_backend_torch.cross_sight import CrossSplice
 from tgi_backend_torch.device import CpuDevice, Device
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Alone, Group, Meeting, Unconnected
-from tgi_backend_torch.heads import MedusaHeads
+from tgi_backend_torch.heads import MedusaHeads, heads_of
 from tgi_backend_torch.image_tables import ImageTables
 from tgi_backend_torch.loaded import Loaded
 from tgi_backend_torch.loader import (
@@ -263,20 +263,7 @@ class TorchBackend:
 
     def load_heads(self, path: Path) -> int:
         """Reads a folder of Medusa; see `HoldsHeads.load_heads`."""
-        loaded = self._here()
-        if loaded.flat is None:
-            raise UnsupportedModel(
-                "Medusa heads do not run on models that run in padded batches: choose "
-                "--speculator ngram, which needs none."
-            )
-        if not isinstance(loaded.computing, EagerComputing):
-            # a graph that was captured does not call what looks at the hidden states
-            raise UnsupportedModel(
-                f"Medusa heads do not run on {loaded.capabilities.device} yet: choose "
-                "--speculator ngram, which needs none."
-            )
-        lm_head = loaded.flat.model.get_output_embeddings()
-        self._heads = MedusaHeads.read(path, lm_head, loaded.dtype, self._device.torch_device)
+        self._heads = heads_of(self._here(), path)
         return self._heads.num
 
     def guess(self, logits: PendingLogits, outputs: NDArray[np.int32]) -> NDArray[np.int32]:
