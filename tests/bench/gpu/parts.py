@@ -165,20 +165,32 @@ def host_work(backend: RandomBackend, engine: StepEngine, vocab: int, streams: i
     )
 
 
-def idle(engine: StepEngine, vocab: int, folder: Path) -> None:
-    streams = min(64, engine.info.cache_tokens // 512)
-    load = Load(engine, requests(streams, 64, 120, vocab))
-    load.until(lambda: load.generated >= 20 * streams)
+def traced(load: Load, tokens: int, folder: Path) -> Path:
+    """The device's trace of the steps that make so many tokens more."""
+    until = load.generated + tokens
     # the device alone: recording the host's calls as well would slow the host
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        load.until(lambda: load.generated >= 40 * streams)
+        load.until(lambda: load.generated >= until)
         torch.cuda.synchronize()
     load.all()
     trace = folder / "trace.json"
     profile.export_chrome_trace(str(trace))
+    return trace
+
+
+def idle(engine: StepEngine, vocab: int, folder: Path, streams: int) -> None:
+    streams = min(streams, engine.info.cache_tokens // 512)
+    load = Load(engine, requests(streams, 64, 120, vocab))
+    load.until(lambda: load.generated >= 20 * streams)
+    trace = traced(load, 20 * streams, folder)
     share = 1 - busy_share(trace)
     row(f"8B: device idle, {streams} streams", f"{share:.1%}", "2.0%", share, "0.02 or less")
     say(kernel_table(trace, steps=20, layers=32))
+
+
+def prefill_kernels(engine: StepEngine, vocab: int, folder: Path) -> None:
+    trace = traced(Load(engine, requests(1, 8192, 2, vocab)), 1, folder)
+    say("  a prompt of 8,192 tokens:\n" + kernel_table(trace, steps=1, layers=32))
 
 
 def part_8b(folder: Path) -> None:
@@ -191,7 +203,9 @@ def part_8b(folder: Path) -> None:
     attempt(lambda: decode_alone("8B", engine, needs, limits, vocab, "0.90"))
     attempt(lambda: prefill(engine, needs, limits, vocab))
     attempt(lambda: host_work(backend, engine, vocab, STREAMS))
-    attempt(lambda: idle(engine, vocab, folder))
+    attempt(lambda: idle(engine, vocab, folder, 1))
+    attempt(lambda: idle(engine, vocab, folder, 64))
+    attempt(lambda: prefill_kernels(engine, vocab, folder))
     attempt(lambda: throughput(engine, needs, limits, vocab, SHORT))
     attempt(lambda: throughput(engine, needs, limits, vocab, OUTPUT))
 
