@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tests.families import VOCAB
 from tgi_core.contract import Step
 
 _BEFORE = "base_model.model."
@@ -146,6 +147,34 @@ TARGETS: Mapping[str, list[str]] = {
     "qwen2_moe": ["q_proj", "shared_expert.down_proj"],
     "deepseek_v3": ["q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"],
 }
+
+
+def check_many(backend: Any, model: Path, targets: Sequence[str], folder: Path) -> None:
+    """Adapters of different ranks and scales in one batch equal merged weights: prompts, chunks and
+    decoding side by side.
+
+    Args:
+        backend: a loaded StepBackend that holds adapters, and no sequences.
+        model: its folder.
+        targets: see `write_lora`.
+        folder: to write adapters to.
+    """
+    adapters = {
+        1: write_lora(folder / "1", model, targets, r=4, alpha=8),
+        2: write_lora(folder / "2", model, targets[:1], r=1, alpha=2, seed=2),
+        3: write_lora(folder / "3", model, targets, r=7, alpha=3, seed=3, use_rslora=True),
+    }
+    driver = Adapted(backend, model, adapters)
+    rng = np.random.default_rng(5)
+
+    def new(n: int) -> list[int]:
+        return rng.integers(3, VOCAB, n).tolist()
+
+    driver.check({0: new(9), 1: new(5), 2: new(12), 3: new(3), 4: new(6)}, {1: 1, 2: 2, 3: 3, 4: 1})
+    driver.check({3: new(1), 1: new(7), 0: new(1), 5: new(4)}, {5: 2})
+    for _ in range(4):
+        driver.check({seq: new(1) for seq in (5, 0, 4, 3, 2, 1)})
+    driver.check({0: new(1), 3: new(1)})
 
 
 class Adapted:

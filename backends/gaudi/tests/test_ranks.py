@@ -3,6 +3,7 @@
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch.distributed import FileStore
 
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
+from tests.lora import two_adapters
 from tests.simulators.hccl import Hccl
 from tests.simulators.hpu import Refused
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
+from tgi_core.contract import AdapterRef
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import UsageError
 
@@ -61,6 +64,27 @@ def test_tokens_of_two_gaudis_are_those_of_one_and_nothing_is_compiled_late(fold
     two_gaudis.sealed = True
     outputs = generate(engine, wanted)
     assert two_gaudis.replays > 10
+    backend.close()
+    two_gaudis.stop()
+    assert outputs == generate(engine_over(TorchBackend(), folder), wanted)
+
+
+@pytest.mark.long
+def test_adapters_of_two_gaudis_give_the_tokens_of_one_and_nothing_is_compiled_late(
+    folder, two_gaudis, tmp_path
+):
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    paths = two_adapters(tmp_path, folder)
+    adapters = [None, *(AdapterRef.at(path.name, path) for path in paths)]
+    wanted = [
+        replace(request, adapter=adapters[place % 3])
+        for place, request in enumerate(requests(12, seed=5, max_prompt=40, max_new=5))
+    ]
+    backend = GaudiBackend()
+    engine = engine_over(backend, folder, num_shards=2, options={"adapter_rank": "8"})
+    two_gaudis.sealed = True
+    outputs = generate(engine, wanted)
     backend.close()
     two_gaudis.stop()
     assert outputs == generate(engine_over(TorchBackend(), folder), wanted)

@@ -112,6 +112,14 @@ class Threads:
     def _all(self, do):
         return list(self._pool.map(do, self.ranks))
 
+    def read_adapter(self, path: Path):
+        """Each reads it, and has its part."""
+        return self._all(lambda rank: rank.read_adapter(path))
+
+    def set_adapter(self, place: int, adapters) -> None:
+        parts = dict(zip(self.ranks, adapters or [None] * len(self.ranks), strict=True))
+        self._all(lambda rank: rank.set_adapter(place, parts[rank]))
+
     def __getattr__(self, name):
         return lambda *args: self._all(lambda rank: getattr(rank, name)(*args))[0]
 

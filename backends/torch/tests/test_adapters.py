@@ -10,34 +10,17 @@ import torch
 import transformers
 from tgi_backend_torch.runner import TorchBackend
 
-from tests.families import FAMILIES, GQA, VOCAB, make_model
-from tests.lora import TARGETS, Adapted, write_lora
+from tests.families import FAMILIES, GQA, make_model
+from tests.lora import TARGETS, Adapted, check_many, write_lora
 from tgi_core.contract import AdapterRows
 from tgi_core.errors import BadAdapter
 
 
 @pytest.mark.parametrize("family", TARGETS)
 def test_many_adapters_in_one_batch_equal_merged_weights(family, family_folder, load, tmp_path):
-    """Of different ranks and scales; prompts, chunks and decoding side by side."""
-    model, targets = family_folder(family), TARGETS[family]
-    adapters = {
-        1: write_lora(tmp_path / "1", model, targets, r=4, alpha=8),
-        2: write_lora(tmp_path / "2", model, targets[:1], r=1, alpha=2, seed=2),
-        3: write_lora(tmp_path / "3", model, targets, r=7, alpha=3, seed=3, use_rslora=True),
-    }
-    backend = load(model)
+    backend = load(family_folder(family))
     assert backend.capabilities.adapters is AdapterRows.ROW
-    driver = Adapted(backend, model, adapters)
-    rng = np.random.default_rng(5)
-
-    def new(n: int) -> list[int]:
-        return rng.integers(3, VOCAB, n).tolist()
-
-    driver.check({0: new(9), 1: new(5), 2: new(12), 3: new(3), 4: new(6)}, {1: 1, 2: 2, 3: 3, 4: 1})
-    driver.check({3: new(1), 1: new(7), 0: new(1), 5: new(4)}, {5: 2})
-    for _ in range(4):
-        driver.check({seq: new(1) for seq in (5, 0, 4, 3, 2, 1)})
-    driver.check({0: new(1), 3: new(1)})
+    check_many(backend, family_folder(family), TARGETS[family], tmp_path)
 
 
 def test_an_adapter_changes_something(family_folder, load, tmp_path):

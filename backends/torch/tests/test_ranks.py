@@ -10,8 +10,9 @@ import transformers
 from tgi_backend_torch.ranks import RankedBackend
 
 from tests.families import GQA, VOCAB, Driver, check_greedy, request_for
+from tests.lora import TARGETS, Adapted, write_lora
 from tgi_core.contract import AdapterRows, Step
-from tgi_core.errors import BackendDead, BadModel, UnsupportedModel
+from tgi_core.errors import BackendDead, BadAdapter, BadModel, UnsupportedModel
 
 
 @pytest.fixture
@@ -51,10 +52,39 @@ def one(past: int, n: int) -> Step:
     )
 
 
-def test_processes_compute_together_and_end_together(family_folder, ranks):
+def check_adapters(backend: RankedBackend, model: Path, folder: Path) -> None:
+    """They come and go, a bad one is refused, and the base model stays the same to the bit."""
+    prompt = list(range(5, 24))
+
+    def base() -> np.ndarray:
+        logits = Adapted(backend, model, {}).step({0: prompt})
+        backend.release(0)
+        return logits
+
+    plain = base()
+    paths = [write_lora(folder / str(i), model, TARGETS["llama"], seed=i) for i in (1, 2)]
+    driver = Adapted(backend, model, {1: paths[0]})
+    driver.check({3: prompt, 4: [9, 8, 7]}, {3: 1})
+    driver.check({4: [5], 3: [6]})
+    Adapted(backend, model, {1: paths[1]}).check({5: prompt}, {5: 1})
+    with pytest.raises(BadAdapter, match="shape"):
+        backend.read_adapter(write_lora(folder / "bad", model, ["q_proj"], change=halved))
+    assert np.array_equal(base(), plain)
+    backend.set_adapter(1, None)
+    assert np.array_equal(base(), plain)
+
+
+def halved(tensors) -> None:
+    """As if they were for what one rank has of a layer."""
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name] = tensors[name][: len(tensors[name]) // 2]
+
+
+def test_processes_compute_together_and_end_together(family_folder, ranks, tmp_path):
     backend = ranks(family_folder("llama"), 2)
     assert len(followers()) == 1
-    assert backend.capabilities.adapters is AdapterRows.NONE
+    assert backend.capabilities.adapters is AdapterRows.ROW
     backend.warm_up(lambda *told: None)
     driver = Driver(backend, family_folder("llama"))
     check_greedy(driver)
@@ -66,6 +96,8 @@ def test_processes_compute_together_and_end_together(family_folder, ranks):
     driver.release(0)
     assert backend.reserve(0, 4)
     assert backend.embed(one(0, 4)).shape == (1, GQA["hidden_size"])
+    backend.release(0)
+    check_adapters(backend, family_folder("llama"), tmp_path)
     backend.close()
     assert not followers()
 

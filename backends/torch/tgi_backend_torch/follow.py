@@ -21,6 +21,7 @@ from tgi_backend_torch.turns import (
     Refused,
     Release,
     Reserve,
+    SetAdapter,
     Truncate,
     Turn,
     WarmUp,
@@ -80,6 +81,8 @@ def _take(backend: TorchBackend, turn: Turn) -> None:
                 backend.truncate(seq, length)
             case Release(seq):
                 backend.release(seq)
+            case SetAdapter(place, adapter):
+                backend.set_adapter(place, adapter and backend.place_adapter(adapter))
     if turn.embeds:
         backend.embed(turn.step)
     else:

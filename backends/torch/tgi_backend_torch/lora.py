@@ -3,6 +3,9 @@
 A layer is hooked only while some adapter changes it. What the hook adds is added to the tokens of
 rows that have the adapter; it touches no other token, so the base model's rows stay the same to
 the bit.
+
+Of a layer that is cut among ranks each has a part of the adapter as well. Its hook comes before the
+one that adds up what the ranks have, or joins it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from tgi_backend_torch.linear import PackedLinear
+from tgi_backend_torch.pieces import Pieces
 from tgi_backend_torch.quant.linear import FewBitsLinear
 from tgi_core.contract import LinearShape, LoraAdapter, Step
 from tgi_core.errors import BadAdapter
@@ -51,22 +55,40 @@ class PlacedAdapter:
     """By name of the layer."""
 
 
-def placed(adapter: LoraAdapter, dtype: torch.dtype, device: torch.device) -> PlacedAdapter:
-    """Brings an adapter to a device.
+def placed(
+    adapter: LoraAdapter,
+    pieces: Mapping[str, Pieces],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PlacedAdapter:
+    """Brings an adapter, or one rank's part of it, to a device.
+
+    Args:
+        adapter: all of it.
+        pieces: what is kept of the weights of layers that are cut, as (outputs, inputs), by name.
+        dtype: what the layers compute in.
+        device: where they are.
 
     Raises:
         BadAdapter: its numbers are too large for the dtype.
     """
     layers = {}
     for module, weights in adapter.layers.items():
-        down, up = (
-            torch.from_numpy(side).to(device, dtype).contiguous()
-            for side in (weights.down, weights.up)
-        )
+        down, up = (torch.from_numpy(side).to(dtype) for side in (weights.down, weights.up))
         if not (down.isfinite().all() and up.isfinite().all()):
             raise BadAdapter(f"its weights for {module} are too large for {dtype}")
-        layers[module] = _LowRank(down, up)
+        piece = pieces.get(module)
+        if piece is not None and piece.dim == 0:
+            up = piece.of(up.t()).t()
+        elif piece is not None:
+            down = piece.of(down.t()).t()
+        layers[module] = _LowRank(_copied(down, device), _copied(up, device))
     return PlacedAdapter(layers)
+
+
+def _copied(part: Tensor, device: torch.device) -> Tensor:
+    """Never a view of a whole that would have to be kept."""
+    return part.to(device, copy=True, memory_format=torch.contiguous_format)
 
 
 @dataclass(slots=True)
@@ -81,9 +103,20 @@ class _Layer:
 class AdapterBank:
     """The adapters of one model, each at its place."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
-        """`modules`: the layers that adapters may change, by name."""
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        device: torch.device,
+        pieces: Mapping[str, Pieces] | None = None,
+    ) -> None:
+        """
+        Args:
+            modules: the layers that adapters may change, by name.
+            device: where they are.
+            pieces: see `placed`.
+        """
         self._modules = modules
+        self.pieces = pieces or {}
         self._device = device
         self._layers: dict[str, _Layer] = {}
         self._num_tokens = 0
@@ -91,9 +124,13 @@ class AdapterBank:
         self._tokens: list[tuple[int, Tensor]] = []
 
     def shapes(self) -> dict[str, LinearShape]:
-        """Of all layers that adapters may change."""
+        """Of all layers that adapters may change, as they are before they are cut."""
         shapes = {name: linear_shape(module) for name, module in self._modules.items()}
-        return {name: shape for name, shape in shapes.items() if shape is not None}
+        return {
+            name: _whole(shape, self.pieces.get(name))
+            for name, shape in shapes.items()
+            if shape is not None
+        }
 
     def put(self, place: int, adapter: PlacedAdapter | None) -> None:
         """Replaces what is at a place."""
@@ -105,7 +142,8 @@ class AdapterBank:
         for name, weights in adapter.layers.items() if adapter is not None else ():
             layer = self._layers.setdefault(name, _Layer())
             if layer.hook is None:
-                layer.hook = self._modules[name].register_forward_hook(self._hook(layer))
+                hook = self._hook(layer)
+                layer.hook = self._modules[name].register_forward_hook(hook, prepend=True)
             layer.weights[place] = weights
 
     def begin(self, step: Step) -> None:
@@ -134,3 +172,13 @@ class AdapterBank:
                     flat.index_add_(0, tokens, x[tokens] @ weights.down @ weights.up)
 
         return add
+
+
+def _whole(shape: LinearShape, piece: Pieces | None) -> LinearShape:
+    if piece is None:
+        return shape
+    return (
+        LinearShape(shape.inputs, piece.width)
+        if piece.dim == 0
+        else LinearShape(piece.width, shape.outputs)
+    )

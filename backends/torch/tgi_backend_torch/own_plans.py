@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -39,7 +38,7 @@ class OwnPlan:
             for pattern, layer in self.counts.items():
                 at, _, attribute = pattern.rpartition(".")
                 if pattern_of(name) == at:
-                    begin, end, width = _kept(model, name, layer, pieces)
+                    begin, end, width = _kept(name, layer, pieces)
                     count = getattr(module, attribute)
                     found[f"{name}.{attribute}"] = count * (end - begin) // width
         return found
@@ -52,21 +51,18 @@ class OwnPlan:
         for name, module in model.named_modules():
             layer = self.lists.get(pattern_of(name))
             if layer is not None and isinstance(module, nn.ModuleList):
-                begin, end, width = _kept(model, name, layer, pieces)
+                begin, end, width = _kept(name, layer, pieces)
                 found[name] = begin * len(module) // width, end * len(module) // width
         return found
 
 
-def _kept(
-    model: nn.Module, name: str, pattern: str, pieces: Mapping[str, Pieces | None]
-) -> tuple[int, int, int]:
+def _kept(name: str, pattern: str, pieces: Mapping[str, Pieces | None]) -> tuple[int, int, int]:
     """From where to where a layer is kept, of how much; it is in the same block as `name`."""
     numbers = iter(re.findall(r"(?<=\.)\d+(?=\.)", name))
     layer = re.sub(r"\*", lambda star: next(numbers), pattern)
     piece = pieces[f"{layer}.weight"]
     assert piece is not None
-    weight: Any = model.get_submodule(layer).weight
-    return piece.ranges[0][0], piece.ranges[-1][1], weight.shape[piece.dim]
+    return piece.ranges[0][0], piece.ranges[-1][1], piece.width
 
 
 _OPT = "model.decoder.layers.*"

@@ -19,6 +19,8 @@ class Pieces:
     dim: int
     ranges: tuple[tuple[int, int], ...]
     """From and to, along `dim`."""
+    width: int
+    """Of the whole parameter, along `dim`."""
 
     def of(self, tensor: Tensor) -> Tensor:
         """A view if there is one range, else a copy."""

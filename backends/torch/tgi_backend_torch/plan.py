@@ -76,7 +76,7 @@ def plan_model(
             longest=longest,
         )
         backend = TorchBackend(device)
-        limits = backend.take(model, trial, sizes, request)
+        limits = backend.take(model, cuts, trial, sizes, request)
         cached_bytes = tally.live_bytes
         past, step = largest_step(limits)
         if past is not None:

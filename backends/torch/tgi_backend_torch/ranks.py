@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,25 @@ from tgi_backend_torch.loader import model_class, read_config
 from tgi_backend_torch.lora import PlacedAdapter
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shards import check_shards
-from tgi_backend_torch.turns import Fork, Keep, Release, Reserve, Truncate, Turn, WarmUp
+from tgi_backend_torch.turns import (
+    Change,
+    Fork,
+    Keep,
+    Release,
+    Reserve,
+    SetAdapter,
+    Truncate,
+    Turn,
+    WarmUp,
+)
 from tgi_backend_torch.weights import Weights
 from tgi_backend_torch.wishes import refuse_unknown
 from tgi_core.contract import (
-    AdapterRows,
     BackendStats,
     Capabilities,
     Image,
     LoadRequest,
+    LoraAdapter,
     Modality,
     PendingLogits,
     Progress,
@@ -41,10 +51,21 @@ from tgi_core.contract import (
 from tgi_core.errors import BackendDead, UnsupportedModel, UsageError
 
 
-class RankedBackend:
-    """Satisfies `StepBackend` and `Embeds`, with as many ranks as `LoadRequest.num_shards` says.
+@dataclass(frozen=True, slots=True)
+class SharedAdapter:
+    """An adapter that was read, and is not set yet."""
 
-    One rank alone also satisfies `HoldsAdapters`, `EncodesImages` and `HoldsHeads`.
+    own: PlacedAdapter
+    """What this rank has of it."""
+    whole: LoraAdapter | None
+    """What the other ranks cut theirs from; None if there are none."""
+
+
+class RankedBackend:
+    """Satisfies `StepBackend`, `Embeds` and `HoldsAdapters`, with as many ranks as
+    `LoadRequest.num_shards` says.
+
+    One rank alone also satisfies `EncodesImages` and `HoldsHeads`.
     """
 
     def __init__(
@@ -59,7 +80,7 @@ class RankedBackend:
         self._kind = kind
         self._followers: Followers | None = None
         self._own = kind(self._device)
-        self._changes: list[Reserve | Fork | Truncate | Release] = []
+        self._changes: list[Change] = []
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """Starts the other ranks, if there are any, and loads this one's part."""
@@ -81,13 +102,8 @@ class RankedBackend:
         except BaseException:
             self.close()
             raise
-        # an adapter would have to be cut like its layers, and an image be told to all ranks
-        return replace(
-            limits,
-            adapters=AdapterRows.NONE,
-            modalities=frozenset({Modality.TEXT}),
-            two_way=TwoWay.NONE,
-        )
+        # an image would have to be told to all ranks
+        return replace(limits, modalities=frozenset({Modality.TEXT}), two_way=TwoWay.NONE)
 
     def warm_up(self, progress: Progress) -> None:
         """As `TorchBackend.warm_up`, by all ranks."""
@@ -138,13 +154,18 @@ class RankedBackend:
         with self._together():
             return self._own.embed(step)
 
-    def read_adapter(self, path: Path) -> PlacedAdapter:
-        """As `TorchBackend.read_adapter`."""
-        return self._own.read_adapter(path)
+    def read_adapter(self, path: Path) -> SharedAdapter:
+        """As `TorchBackend.read_adapter`; the others are given it when it is set."""
+        whole = self._own.read_whole_adapter(path)
+        own = self._own.place_adapter(whole)
+        return SharedAdapter(own, None if self._followers is None else whole)
 
     def set_adapter(self, place: int, adapter: object | None) -> None:
         """As `TorchBackend.set_adapter`."""
-        self._own.set_adapter(place, adapter)
+        # only `read_adapter` makes them
+        assert adapter is None or isinstance(adapter, SharedAdapter)
+        self._changed(SetAdapter(place, adapter and adapter.whole))
+        self._own.set_adapter(place, adapter and adapter.own)
 
     def load_heads(self, path: Path) -> int:
         """As `TorchBackend.load_heads`, for one rank alone.
@@ -181,7 +202,7 @@ class RankedBackend:
             self._followers = None
         self._own.close()
 
-    def _changed(self, change: Reserve | Fork | Truncate | Release) -> None:
+    def _changed(self, change: Change) -> None:
         if self._followers is not None:
             self._changes.append(change)
 

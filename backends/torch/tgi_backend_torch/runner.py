@@ -38,7 +38,7 @@ from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.make_padded import make_padded
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.sentences import embedding_of
-from tgi_backend_torch.shards import Share, connect_layers
+from tgi_backend_torch.shards import Cuts, Share, connect_layers
 from tgi_backend_torch.splice import EagerSplice, Splice
 from tgi_backend_torch.tower import Tower, tower_of
 from tgi_backend_torch.trial import Trial, try_hidden, try_largest, try_model
@@ -57,6 +57,7 @@ from tgi_core.contract import (
     Capabilities,
     Image,
     LoadRequest,
+    LoraAdapter,
     Modality,
     PendingLogits,
     Progress,
@@ -155,10 +156,15 @@ class TorchBackend:
             longest=longest_sequence(config, windowed=trial.windowed),
             defaults=device.size_defaults,
         )
-        return self.take(model, trial, sizes, request)
+        return self.take(model, cuts, trial, sizes, request)
 
     def take(
-        self, model: PreTrainedModel, trial: Trial, sizes: Sizes, request: LoadRequest
+        self,
+        model: PreTrainedModel,
+        cuts: Cuts,
+        trial: Trial,
+        sizes: Sizes,
+        request: LoadRequest,
     ) -> Capabilities:
         """Makes the cache of a model and connects the two: all of `load` but the weights."""
         device, dtype = self._device, model.dtype
@@ -192,7 +198,9 @@ class TorchBackend:
             dtype=dtype,
             cache=cache,
             tables=tables,
-            adapters=AdapterBank(trial.adaptable, device.torch_device),
+            adapters=AdapterBank(
+                trial.adaptable, device.torch_device, cuts.of_weights(trial.adaptable)
+            ),
             capabilities=capabilities,
             num_bytes=cache.num_bytes,
             flat=flat,
@@ -325,15 +333,23 @@ class TorchBackend:
 
     def read_adapter(self, path: Path) -> PlacedAdapter:
         """Reads a folder of PEFT; see `HoldsAdapters.read_adapter`."""
+        return self.place_adapter(self.read_whole_adapter(path))
+
+    def read_whole_adapter(self, path: Path) -> LoraAdapter:
+        """Reads it to the host, and checks it; see `read_peft`."""
         loaded = self._here()
-        adapter = read_peft(
+        return read_peft(
             path,
             loaded.adapters.shapes(),
             max_rank=loaded.request.max_adapter_rank or _MAX_ADAPTER_RANK,
             free_bytes=self._device.free_bytes(),
             model=loaded.request.model.reference,
         )
-        return placed(adapter, loaded.dtype, self._device.torch_device)
+
+    def place_adapter(self, adapter: LoraAdapter) -> PlacedAdapter:
+        """What this rank has of it; see `placed`."""
+        loaded = self._here()
+        return placed(adapter, loaded.adapters.pieces, loaded.dtype, self._device.torch_device)
 
     def set_adapter(self, place: int, adapter: object | None) -> None:
         """Hooks the layers that it changes; see `HoldsAdapters.set_adapter`."""

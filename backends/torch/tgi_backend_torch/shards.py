@@ -8,7 +8,7 @@ plan leaves out each rank has whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -74,6 +74,11 @@ class Cuts:
         """What is kept of a linear layer's weight as (outputs, inputs); None: all."""
         piece = self.pieces.get(f"{layer}.weight")
         return replace(piece, dim=1 - piece.dim) if piece and layer in self.transposed else piece
+
+    def of_weights(self, layers: Iterable[str]) -> dict[str, Pieces]:
+        """The same of those of some layers that are cut, by name."""
+        found = {layer: self.of_weight(layer) for layer in layers}
+        return {layer: piece for layer, piece in found.items() if piece is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,8 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
             module = model.get_submodule(name.rpartition(".")[0])
             if style is Style.OUTPUTS:
                 units = _units(model, name, len(parameter))
-                pieces[name] = Pieces(0, (_part(name, len(parameter), units, rank, size),))
+                part = _part(name, len(parameter), units, rank, size)
+                pieces[name] = Pieces(0, (part,), len(parameter))
             elif style is Style.INPUTS and name.endswith("_bias"):
                 if rank:
                     pieces[name] = None
@@ -211,7 +217,7 @@ def cut_model(model: PreTrainedModel, cuts: Cuts, held: torch.dtype, dtype: torc
         setattr(module, attribute, model.get_submodule(name)[begin:end])
 
 
-_EVERYTHING = Pieces(0, ())
+_EVERYTHING = Pieces(0, (), 0)
 
 
 def connect_layers(model: PreTrainedModel, cuts: Cuts, group: Group, rank: int) -> None:
@@ -265,7 +271,7 @@ def _cut_linear(
         part = _part(name, width, width, rank, size)
         # the sum must hold the bias once
         biases = {} if bias is None or rank == 0 else {bias: None}
-        return {f"{name}.weight": Pieces(inputs, (part,)), **biases}
+        return {f"{name}.weight": Pieces(inputs, (part,), width), **biases}
     width = weight.shape[outputs]
     if style in _OPTIONAL and width % size:
         return None
@@ -275,8 +281,8 @@ def _cut_linear(
     else:
         shareable = name.endswith(_KEY_VALUE)
         parts = (_part(name, width, units, rank, size, shareable=shareable),)
-    biases = {} if bias is None else {bias: Pieces(0, parts)}
-    return {f"{name}.weight": Pieces(outputs, parts), **biases}
+    biases = {} if bias is None else {bias: Pieces(0, parts, width)}
+    return {f"{name}.weight": Pieces(outputs, parts, width), **biases}
 
 
 def _cut_heads(
@@ -338,13 +344,13 @@ def _cut_experts(
     dim = parameter.dim() - (1 if last else 2)
     width = parameter.shape[dim]
     if not along_outputs:
-        return Pieces(dim, (_part(name, width, width, rank, size),))
+        return Pieces(dim, (_part(name, width, width, rank, size),), width)
     half = width // 2
     begin, end = _part(name, half, half, rank, size)
     if not getattr(experts, "is_concatenated", True):
         # the outputs of the two take turns
-        return Pieces(dim, ((2 * begin, 2 * end),))
-    return Pieces(dim, ((begin, end), (half + begin, half + end)))
+        return Pieces(dim, ((2 * begin, 2 * end),), width)
+    return Pieces(dim, ((begin, end), (half + begin, half + end)), width)
 
 
 def _style_of_single(plan: Mapping[str, Style], name: str) -> Style | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tgi_backend_torch.device import DeviceOfRanks
 from tgi_backend_torch.runner import TorchBackend
-from tgi_core.contract import LoadRequest, Step
+from tgi_core.contract import LoadRequest, LoraAdapter, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,21 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A step, and what happened to the cache before it."""
+class SetAdapter:
+    """As `HoldsAdapters.set_adapter`, with all of the adapter, which has been checked."""
 
-    changes: tuple[Reserve | Fork | Truncate | Release, ...]
+    place: int
+    adapter: LoraAdapter | None
+
+
+Change = Reserve | Fork | Truncate | Release | SetAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A step, and what happened before it."""
+
+    changes: tuple[Change, ...]
     step: Step
     embeds: bool
     """Whether hidden states are wanted, and no logits."""

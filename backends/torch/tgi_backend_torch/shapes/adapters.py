@@ -76,7 +76,8 @@ class StackedAdapters:
                 torch.zeros((num + 1, shape.inputs, rank), dtype=dtype, device=device),
                 torch.zeros((num + 1, rank, shape.outputs), dtype=dtype, device=device),
             )
-            module.register_forward_hook(self._hook(stack))
+            # before what ranks exchange of the layer's output
+            module.register_forward_hook(self._hook(stack), prepend=True)
 
     def use(self, places: Tensor) -> None:
         """Takes the places of all rows' adapters, int64 (R,), for the forward that follows."""

@@ -19,15 +19,16 @@ from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shapes.adapters import StackedAdapters, adapter_rank, stack_bytes
 from tgi_backend_torch.shapes.computing import ShapedComputing
 from tgi_backend_torch.shapes.pictures import Pictures
+from tgi_backend_torch.shards import Cuts
 from tgi_backend_torch.trial import Trial
 from tgi_backend_torch.vision import Pixels
 from tgi_core.contract import (
     AdapterRows,
     Capabilities,
     LoadRequest,
+    LoraAdapter,
     Progress,
     Sizes,
-    read_peft,
 )
 from tgi_core.errors import UnsupportedModel
 
@@ -45,13 +46,20 @@ class FlatBackend(TorchBackend):
         self._stacks: StackedAdapters | None = None
 
     def take(
-        self, model: PreTrainedModel, trial: Trial, sizes: Sizes, request: LoadRequest
+        self,
+        model: PreTrainedModel,
+        cuts: Cuts,
+        trial: Trial,
+        sizes: Sizes,
+        request: LoadRequest,
     ) -> Capabilities:
         """As `TorchBackend.take`."""
-        capabilities = super().take(model, trial, sizes, request)
         rank = adapter_rank(request.options)
         if rank is None:
+            capabilities = super().take(model, cuts, trial, sizes, request)
             return replace(capabilities, adapters=AdapterRows.NONE)
+        request = replace(request, max_adapter_rank=min(rank, request.max_adapter_rank or rank))
+        capabilities = super().take(model, cuts, trial, sizes, request)
         self._stacks = StackedAdapters(
             trial.adaptable,
             request.max_adapters or _MAX_ADAPTERS,
@@ -100,19 +108,10 @@ class FlatBackend(TorchBackend):
         assert pictures is not None, "the model takes no images"
         return pictures.padded(super().encode_image(pixels))
 
-    def read_adapter(self, path: Path) -> PlacedAdapter:
-        """Reads a folder of PEFT to the host; see `HoldsAdapters.read_adapter`."""
+    def place_adapter(self, adapter: LoraAdapter) -> PlacedAdapter:
+        """On the host: from there it is written over what the stacks hold."""
         loaded = self._here()
-        rank = adapter_rank(loaded.request.options)
-        assert rank is not None, "there are no adapters"
-        adapter = read_peft(
-            path,
-            loaded.adapters.shapes(),
-            max_rank=min(rank, loaded.request.max_adapter_rank or rank),
-            free_bytes=self._device.free_bytes(),
-            model=loaded.request.model.reference,
-        )
-        return placed(adapter, loaded.dtype, torch.device("cpu"))
+        return placed(adapter, loaded.adapters.pieces, loaded.dtype, torch.device("cpu"))
 
     def set_adapter(self, place: int, adapter: object | None) -> None:
         """Writes it over what was there; see `HoldsAdapters.set_adapter`."""
