@@ -469,3 +469,54 @@ def check_batches_that_go_on(driver: Driver) -> None:
     for _ in range(12):
         rows = [seq for seq in (4, 0, 1, 3, 2) if rng.random() < 0.7] or [0]
         driver.check({seq: new(1) for seq in rows})
+
+
+def check_any_encoding(driver: EncodingDriver) -> None:
+    """As `check_any_batch`, of models with an encoder."""
+    [start] = driver.backend.capabilities.encoder.start
+    driver.check({0: [start], 1: [start, 5]}, {0: _drawn(1, 19), 1: _drawn(2, 3)})
+    # a prompt beside rows that decode
+    driver.check({1: [7], 2: [start], 0: [8]}, {2: _drawn(3, 33)})
+    driver.check({0: _drawn(4, 3), 2: _drawn(5, 17), 1: [9]})
+    driver.fork(0, 3, 0)  # just what the encoder has made
+    driver.fork(0, 4, 3)
+    driver.check({3: [start], 4: [11], 0: [12]})
+    driver.truncate(2, 4)
+    driver.check({2: [13], 3: [14]})
+    driver.release(1)
+    # the id and its blocks have been used before
+    driver.check({1: [start], 0: [15]}, {1: _drawn(6, 5)})
+    for turn in range(6):
+        driver.check({seq: [20 + turn + seq] for seq in (4, 0, 1, 3, 2) if (seq + turn) % 3})
+
+
+def check_greedy_encoding(driver: EncodingDriver) -> None:
+    """As `check_greedy`, of models with an encoder."""
+    start = list(driver.backend.capabilities.encoder.start)
+    prompts = {0: _drawn(1, 30), 1: _drawn(2, 4), 2: _drawn(3, 17)}
+    decoded = {seq: list(start) for seq in prompts}
+    for seq, logits in driver.step(decoded, prompts).items():
+        decoded[seq].append(int(logits[-1].argmax()))
+    for _ in range(19):
+        for seq, logits in driver.step({seq: [some[-1]] for seq, some in decoded.items()}).items():
+            decoded[seq].append(int(logits[-1].argmax()))
+    own = driver.reference.generation_config
+    own.eos_token_id = own.forced_eos_token_id = None  # random models end at random
+    greedy = GenerationConfig(
+        max_new_tokens=20 + len(start) - 1,
+        do_sample=False,
+        pad_token_id=0,
+        decoder_start_token_id=start[0],
+        forced_bos_token_id=own.forced_bos_token_id,
+    )
+    for seq, prompt in prompts.items():
+        whole = driver.reference.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            generation_config=greedy,
+        )
+        assert decoded[seq] == whole[0].tolist()
+
+
+def _drawn(seed: int, n: int) -> list[int]:
+    return np.random.default_rng(seed).integers(3, 97, n).tolist()

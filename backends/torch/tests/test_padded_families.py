@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 from tgi_backend_torch.device import CpuDevice
-from tgi_backend_torch.loader import model_class, read_config
 from tgi_backend_torch.plan import plan_model
 from tgi_backend_torch.runner import TorchBackend
-from tgi_backend_torch.shards import check_shards
 
 from tests.families import (
     PADDED,
@@ -73,9 +71,6 @@ def test_what_cannot_be_had_in_padded_batches_is_refused_by_name(family_folder, 
     folder = family_folder("bloom")
     with pytest.raises(UnsupportedModel, match="padded batches"):
         load(folder).load_heads(tmp_path)
-    config = read_config(folder)
-    with pytest.raises(UnsupportedModel, match="leave out --num-shard"):
-        check_shards(model_class(config), config, 2)
 
 
 @pytest.mark.parametrize("family", ["bloom", "mamba2", "t5"])

@@ -126,8 +126,8 @@ def test_a_step_that_fails_ends_all_ranks(family_folder, ranks):
 
 
 def test_what_cannot_be_shared_is_refused_before_a_process_is_started(family_folder, ranks):
-    with pytest.raises(UnsupportedModel, match="one device"):
-        ranks(family_folder("bloom"), 2)
+    with pytest.raises(UnsupportedModel, match="no plan"):
+        ranks(family_folder("bamba"), 2)
     assert not followers()
 
 

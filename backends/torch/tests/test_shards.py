@@ -14,6 +14,7 @@ from tgi_backend_torch.shards import check_shards
 from tests.families import (
     FAMILIES,
     GQA,
+    RECURRENT,
     SIZES,
     Driver,
     check_any_batch,
@@ -136,8 +137,13 @@ def test_each_rank_holds_a_part_of_layers_that_lie_transposed(family_folder):
     assert part.weights_bytes < whole.weights_bytes * 0.7
 
 
-def test_a_family_without_a_plan_is_refused_by_name():
-    config = transformers.PersimmonConfig(**SIZES, intermediate_size=48)
+@pytest.mark.parametrize(
+    "config",
+    [lambda: transformers.PersimmonConfig(**SIZES, intermediate_size=48), RECURRENT["bamba"]],
+    ids=["persimmon", "bamba"],
+)
+def test_a_family_without_a_plan_is_refused_by_name(config):
+    config = config()
     cls = model_class(config)
     with pytest.raises(UnsupportedModel, match=f"{cls.__name__} among several devices"):
         check_shards(cls, config, 2)

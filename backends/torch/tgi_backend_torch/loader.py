@@ -142,6 +142,11 @@ def own_attention(cls: type[PreTrainedModel]) -> str:
     return "sdpa" if cls._supports_sdpa else "eager"
 
 
+def attention_for(cls: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
+    """Name of transformers' attention for a model that cannot have ours; else None."""
+    return None if why_not_flat(cls, config) is None else own_attention(cls)
+
+
 def load_model(
     cls: type[PreTrainedModel],
     config: PretrainedConfig,
@@ -208,15 +213,19 @@ def load_model(
 
 
 def empty_model(
-    cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """What `load_model` makes, without its weights; to be called where tensors take no memory."""
     construct: Any = cls._from_config
     with quiet():
         model: PreTrainedModel = construct(
-            config, dtype=dtype, attn_implementation=attention_of(config)
+            config, dtype=dtype, attn_implementation=attention or attention_of(config)
         )
-    connect_cross(model)
+    if attention is None:
+        connect_cross(model)
     return model.eval()
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.device import Device
 from tgi_backend_torch.encoding import EncodingModel
+from tgi_backend_torch.group import Group
 from tgi_backend_torch.layers import StateSlots
 from tgi_backend_torch.loaded import Loaded
 from tgi_backend_torch.loader import longest_sequence
@@ -39,13 +40,16 @@ _MOST_OF_MEMORY = 0.25
 """For recurrent states."""
 
 
-def make_padded(model: PreTrainedModel, request: LoadRequest, device: Device, fault: str) -> Loaded:
+def make_padded(
+    model: PreTrainedModel, request: LoadRequest, device: Device, group: Group, fault: str
+) -> Loaded:
     """Puts pages and slots under a model that keeps its past in transformers' cache.
 
     Args:
         model: the model.
         request: what the operator wants.
         device: where it is.
+        group: the ranks that have parts of it.
         fault: why no flat batch holds it.
 
     Raises:
@@ -54,19 +58,19 @@ def make_padded(model: PreTrainedModel, request: LoadRequest, device: Device, fa
     """
     logger.info("the model runs in padded batches: %s", fault)
     try:
-        return _made(model, request, device)
+        return _made(model, request, device, group)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{fault.rstrip('.')}. In padded batches, {error}") from error
 
 
-def _made(model: PreTrainedModel, request: LoadRequest, device: Device) -> Loaded:
+def _made(model: PreTrainedModel, request: LoadRequest, device: Device, group: Group) -> Loaded:
     if request.kv_cache_dtype is not None:
         raise UsageError(
             "models in padded batches keep keys and values in the dtype that they compute in: "
             "leave out --kv-cache-dtype."
         )
     layers, whole = find_layers(model)
-    trial = try_padded(model, layers, whole, device.to_device)
+    trial = try_padded(model, layers, whole, device.to_device, group)
     cell_bytes = sum(cell.numbers for cell in trial.cells) * model.dtype.itemsize
     longest = longest_sequence(model.config, windowed=True)
     encoder = encoder_of(model, longest)
@@ -80,7 +84,7 @@ def _made(model: PreTrainedModel, request: LoadRequest, device: Device) -> Loade
             max_sequence_tokens=request.max_sequence_tokens
             or min(_DEFAULT_TOKENS, request.cache_tokens or _DEFAULT_TOKENS),
         )
-    free_bytes = max(0, device.free_bytes() - peak_bytes)
+    free_bytes = group.least(max(0, device.free_bytes() - peak_bytes))
     num_slots = _affordable_slots(trial, request, free_bytes)
     if num_slots is not None:
         request = replace(

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tgi_backend_torch.device import DeviceOfRanks
+from tgi_backend_torch.logits import TorchLogits
 from tgi_backend_torch.ranks import RankedBackend
-from tgi_backend_torch.runner import TorchBackend, TorchLogits
+from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.sampler import sample, unpack
 from tgi_backend_torch.turns import Keep
 from tgi_core.contract import (

@@ -1,69 +1,11 @@
-"""How models are cut among ranks that transformers has no plan for.
-
-Plans are written as transformers writes its own (`tp_plan`), with one word more. What is cut by
-them, and whether it can be, is not known here: `shards.py` does that.
-"""
+"""Plans for families that transformers has none for."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from transformers import PretrainedConfig
 
-from torch import nn
-
-from tgi_backend_torch.pieces import Pieces, pattern_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnPlan:
-    """Patterns are names in a model, with `*` for the number of a layer."""
-
-    layers: Mapping[str, str]
-    """How a layer, or a parameter of one, is cut."""
-    counts: Mapping[str, str] = field(default_factory=dict)
-    """Numbers that modules compute shapes with: each shrinks as the outputs of a layer do."""
-    lists: Mapping[str, str] = field(default_factory=dict)
-    """Lists of modules, one for each head: a rank keeps those whose heads it has of a layer."""
-
-    def counts_of(self, model: nn.Module, pieces: Mapping[str, Pieces | None]) -> dict[str, int]:
-        """What the numbers of a model's modules become, by their names in the model.
-
-        Args:
-            model: as it was before it was cut.
-            pieces: what is kept of each parameter that is cut.
-        """
-        found = {}
-        for name, module in model.named_modules():
-            for pattern, layer in self.counts.items():
-                at, _, attribute = pattern.rpartition(".")
-                if pattern_of(name) == at:
-                    begin, end, width = _kept(name, layer, pieces)
-                    count = getattr(module, attribute)
-                    found[f"{name}.{attribute}"] = count * (end - begin) // width
-        return found
-
-    def lists_of(
-        self, model: nn.Module, pieces: Mapping[str, Pieces | None]
-    ) -> dict[str, tuple[int, int]]:
-        """What is kept of lists of modules, from and to, by their names; arguments as above."""
-        found = {}
-        for name, module in model.named_modules():
-            layer = self.lists.get(pattern_of(name))
-            if layer is not None and isinstance(module, nn.ModuleList):
-                begin, end, width = _kept(name, layer, pieces)
-                found[name] = begin * len(module) // width, end * len(module) // width
-        return found
-
-
-def _kept(name: str, pattern: str, pieces: Mapping[str, Pieces | None]) -> tuple[int, int, int]:
-    """From where to where a layer is kept, of how much; it is in the same block as `name`."""
-    numbers = iter(re.findall(r"(?<=\.)\d+(?=\.)", name))
-    layer = re.sub(r"\*", lambda star: next(numbers), pattern)
-    piece = pieces[f"{layer}.weight"]
-    assert piece is not None
-    return piece.ranges[0][0], piece.ranges[-1][1], piece.width
-
+from tgi_backend_torch.own_plan import OwnPlan
+from tgi_backend_torch.padded_plans import padded_plan
 
 _OPT = "model.decoder.layers.*"
 _LLAMA = "model.layers.*"
@@ -133,18 +75,17 @@ _OWN = {
 }
 
 
-def own_plan(model_type: str, *, multi_query: bool) -> OwnPlan | None:
-    """The plan for a family, if it has one here.
+def own_plan(config: PretrainedConfig, size: int) -> OwnPlan | None:
+    """The plan for a model among so many ranks, if its family has one here.
 
-    Args:
-        model_type: as in the model's config.
-        multi_query: all heads share one key and one value, in a family that has both kinds.
+    Raises:
+        UnsupportedModel: the family has, but not for what config.json asks for.
     """
-    if model_type == "gpt_bigcode":
+    if config.model_type == "gpt_bigcode":
         # with a key and a value for each head, these lie with the head's query
         return (
             _gpt("embed_dim", joint="qkv_colwise")
-            if multi_query
+            if config.multi_query
             else _gpt("num_heads", joint="colwise")
         )
-    return _OWN.get(model_type)
+    return _OWN.get(config.model_type) or padded_plan(config, size)

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from tgi_backend_torch.cache import BLOCK_TOKENS, LayerShape, PagedCache
 from tgi_backend_torch.encoding import EncodingModel
+from tgi_backend_torch.group import Group
 from tgi_backend_torch.layers import KeptLayer, StateSlots, kept_layers
 from tgi_backend_torch.padded import PaddedModel, cache_name
 from tgi_backend_torch.padding import PaddingRules
@@ -115,6 +116,7 @@ def try_padded(
     layers: tuple[KeptLayer, ...],
     whole: Tensor,
     to_device: Callable[[Any], Tensor],
+    group: Group,
 ) -> PaddedTrial:
     """Finds out how the rows of a model may be put together.
 
@@ -123,6 +125,7 @@ def try_padded(
         layers: what it keeps.
         whole: its logits of the whole prompt.
         to_device: brings an array to the model's device.
+        group: the ranks that have parts of it, and must find the same.
 
     Raises:
         UnsupportedModel: not even a prompt and a token after it give the right logits.
@@ -138,7 +141,7 @@ def try_padded(
         except Exception as error:  # model code raises whatever it likes
             faults.append(error)
             return False
-        return bool((logits - whole[-1].cpu()).abs().max() <= allowed)
+        return bool(group.least(int((logits - whole[-1].cpu()).abs().max() <= allowed)))
 
     end = len(_PROMPT) - 1
     begin, last, extra = _PROMPT[:end], _PROMPT[end:], _OTHER[:1]
@@ -160,7 +163,9 @@ def try_padded(
         vocab_size=whole.shape[-1],
         rules=together if pads else alone,
         chunked=right(alone, [(1, _PROMPT[:3])], [(1, _PROMPT[3:])])
-        and _sees_states(lambda: _Bench(model, layers, alone, to_device), layers),
+        and bool(
+            group.least(_sees_states(lambda: _Bench(model, layers, alone, to_device), layers))
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tgi_backend_torch.device import CpuDevice, DeviceOfRanks
 from tgi_backend_torch.followers import Followers
-from tgi_backend_torch.loader import model_class, read_config
+from tgi_backend_torch.loader import model_class, read_config, why_not_flat
 from tgi_backend_torch.lora import PlacedAdapter
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shards import check_shards
@@ -91,6 +91,9 @@ class RankedBackend:
         self._refuse_more_than_there_are(size)
         config = read_config(request.model.path)
         cls = model_class(config)
+        fault = why_not_flat(cls, config)
+        if fault is not None:
+            self._own.refuse_padded(request, fault)
         check_shards(cls, config, size)
         Weights.find(request, self._device).check_cuts(cls, config, size)
         if request.num_threads is None:

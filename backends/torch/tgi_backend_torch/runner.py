@@ -6,7 +6,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from tgi_backend_torch.heads import MedusaHeads, heads_of
 from tgi_backend_torch.image_tables import ImageTables
 from tgi_backend_torch.loaded import Loaded
 from tgi_backend_torch.loader import (
+    attention_for,
     longest_sequence,
     model_class,
-    own_attention,
     read_config,
     why_not_flat,
 )
+from tgi_backend_torch.logits import TorchLogits
 from tgi_backend_torch.lora import AdapterBank, PlacedAdapter, placed
 from tgi_backend_torch.make_padded import make_padded
 from tgi_backend_torch.pool import pool_rows
@@ -81,21 +82,6 @@ WARM_UP_LENGTHS = (64, 1)
 """Enough to take the way of a long row; the length makes no kernel faster later."""
 
 
-@dataclass(frozen=True, slots=True)
-class TorchLogits:
-    """PendingLogits that lie on the device."""
-
-    tensor: Tensor
-    """(L, vocab), in the model's dtype."""
-    states: Tensor | None = None
-    """(L, size), what they were made of; kept only for drafting heads."""
-
-    def numpy(self) -> NDArray[np.float32]:
-        """Waits for the device; see `PendingLogits`."""
-        array: NDArray[np.float32] = self.tensor.float().cpu().numpy()
-        return array
-
-
 class TorchBackend:
     """Satisfies `StepBackend`, `Embeds`, `EncodesImages` and `HoldsHeads`.
 
@@ -129,23 +115,29 @@ class TorchBackend:
         cls = model_class(config)
         fault = why_not_flat(cls, config)
         if fault is not None:
-            weights, place = self._weights(request), device.torch_device
-            attention = own_attention(cls)
-            model, _ = weights.fill(cls, config, place, progress, attention=attention)
-            return self._take_padded(model, request, fault)
+            self.refuse_padded(request, fault)
         share = Share(self._meeting.rank, self._meeting.size)
         model, cuts = self._weights(request).fill(
-            cls, config, device.torch_device, progress, share=share
+            cls,
+            config,
+            device.torch_device,
+            progress,
+            attention=attention_for(cls, config),
+            share=share,
         )
         dtype = model.dtype
-        device.prepare(model, dtype)
+        if fault is None:
+            device.prepare(model, dtype)
         group = self._group = self._meeting.join()
         connect_layers(model, cuts, group, share.rank)
+        if fault is not None:
+            return self._take_padded(model, request, fault)
         try:
             trial = try_model(model)
         except UnsupportedModel as error:
             if share.size > 1:
                 raise
+            self.refuse_padded(request, str(error))
             model.set_attn_implementation("eager")
             return self._take_padded(model, request, str(error))
         sizes = choose_sizes(
@@ -212,8 +204,15 @@ class TorchBackend:
     def _take_padded(
         self, model: PreTrainedModel, request: LoadRequest, fault: str
     ) -> Capabilities:
-        self._loaded = make_padded(model, request, self._device, fault)
+        self._loaded = make_padded(model, request, self._device, self._group, fault)
         return self._loaded.capabilities
+
+    def refuse_padded(self, request: LoadRequest, fault: str) -> None:
+        """Whether a model that no flat batch holds runs here; this one runs it.
+
+        Raises:
+            UnsupportedModel: it does not; `fault` is why no flat batch holds it.
+        """
 
     def _weights(self, request: LoadRequest) -> Weights:
         weights = Weights.find(request, self._device)

@@ -8,9 +8,9 @@ plan leaves out each rank has whole.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any
 
 import torch
@@ -18,41 +18,22 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tgi_backend_torch.by_head import OwnHeads
 from tgi_backend_torch.checkpoint import Checkpoint, MappedWeights
+from tgi_backend_torch.cutting import Style, cut_experts, cut_linear, part_of, units_of
 from tgi_backend_torch.group import Group
-from tgi_backend_torch.loader import empty_model, load_model, why_not_flat
-from tgi_backend_torch.own_plans import OwnPlan, own_plan
+from tgi_backend_torch.loader import attention_for, empty_model, load_model, why_not_flat
+from tgi_backend_torch.own_plan import OwnPlan
+from tgi_backend_torch.own_plans import own_plan
 from tgi_backend_torch.pieces import Pieces, pattern_of
 from tgi_core.contract import Progress
 from tgi_core.errors import UnsupportedModel
 
-
-class Style(Enum):
-    """transformers' words for how a layer, or a parameter of one, is cut, and one of ours."""
-
-    OUTPUTS = "colwise"
-    INPUTS = "rowwise"
-    JOINED_OUTPUTS = "colwise_gather_output"
-    """The ranks' outputs are put together again."""
-    SPLIT_INPUTS = "rowwise_split_input"
-    """Each rank takes its part of an input that all have."""
-    TWO_OUTPUTS = "packed_colwise"
-    """Two matrices in one, each of which is cut along its outputs."""
-    HEADS = "qkv_colwise"
-    """Ours: the matrices of queries, keys and values in one, each of which is cut by heads."""
-    EXPERTS = "moe_tp_experts"
-    """Each rank has a part of each expert, cut along the features in its middle."""
-    WHOLE = "replicated_with_grad_allreduce"
-    WHOLE_LATENT = "mla_kv_a_proj"
-    WHOLE_EMBEDDING = "embedding_rowwise"
-    """Could be cut as well; each rank has it whole, and needs nobody to look a token up."""
+logger = logging.getLogger(__name__)
 
 
 _WHOLE = (Style.WHOLE, Style.WHOLE_LATENT, Style.WHOLE_EMBEDDING)
 _SUMMED = (Style.INPUTS, Style.SPLIT_INPUTS, Style.EXPERTS)
-_OPTIONAL = (Style.JOINED_OUTPUTS, Style.SPLIT_INPUTS)
-"""May as well stay whole, as what comes out is whole."""
-_KEY_VALUE = ("k_proj", "v_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +50,8 @@ class Cuts:
     """What a module's number becomes, by its name."""
     lists: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """What is kept of a list of modules, from and to, by its name."""
+    heads: Mapping[str, OwnHeads] = field(default_factory=dict)
+    """What modules take of their arguments, by name."""
 
     def of_weight(self, layer: str) -> Pieces | None:
         """What is kept of a linear layer's weight as (outputs, inputs); None: all."""
@@ -100,11 +83,15 @@ def check_shards(cls: type[PreTrainedModel], config: PretrainedConfig, size: int
     Raises:
         UnsupportedModel: see `plan_cuts`.
     """
-    fault = why_not_flat(cls, config)
-    if fault is not None:
-        raise UnsupportedModel(f"{fault}, so it runs on one device: leave out --num-shard.")
+    own = own_plan(config, size)
+    if own is None and why_not_flat(cls, config) is not None:
+        # plans of transformers' are for modules whose attention is ours
+        raise _unplanned(cls)
     with torch.device("meta"):
-        plan_cuts(empty_model(cls, config, torch.bfloat16), 0, size)
+        model = empty_model(cls, config, torch.bfloat16, attention_for(cls, config))
+        plan_cuts(model, 0, size)
+    if own is not None and own.whole:
+        logger.info("each rank computes all of %s", own.whole)
 
 
 def load_part(
@@ -115,6 +102,7 @@ def load_part(
     device: torch.device,
     progress: Progress,
     share: Share,
+    attention: str | None = None,
 ) -> tuple[PreTrainedModel, Cuts]:
     """As `load_model`, with one rank's part of the weights, and how they were cut.
 
@@ -124,7 +112,9 @@ def load_part(
     # in another dtype the whole model would be converted, and so be in memory
     held = dtype if len(checkpoint.num_numbers) > 1 else checkpoint.dtype
     cpu = torch.device("cpu")
-    model = load_model(cls, config, MappedWeights(checkpoint), held, cpu, progress)
+    model = load_model(
+        cls, config, MappedWeights(checkpoint), held, cpu, progress, attention=attention
+    )
     cuts = share.cuts(model)
     cut_model(model, cuts, held, dtype)
     placed: PreTrainedModel = model.to(device)
@@ -137,9 +127,7 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
     Raises:
         UnsupportedModel: the model has no plan, or one that cannot be kept with so many ranks.
     """
-    own = own_plan(
-        model.config.model_type, multi_query=bool(getattr(model.config, "multi_query", False))
-    )
+    own = own_plan(model.config, size)
     plan = _plan_of(model, own)
     pieces: dict[str, Pieces | None] = {}
     styles: dict[str, Style] = {}
@@ -148,7 +136,7 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
         if style is None or style in _WHOLE:
             continue
         if style is not Style.EXPERTS:
-            cut = _cut_linear(model, name, module, style, rank, size)
+            cut = cut_linear(model, name, module, style, rank, size)
             if cut is None:
                 continue
             pieces.update(cut)
@@ -159,21 +147,26 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
         if style is not None and style not in _WHOLE:
             module = model.get_submodule(name.rpartition(".")[0])
             if style is Style.OUTPUTS:
-                units = _units(model, name, len(parameter))
-                part = _part(name, len(parameter), units, rank, size)
+                units = units_of(model, name, len(parameter))
+                part = part_of(name, len(parameter), units, rank, size)
                 pieces[name] = Pieces(0, (part,), len(parameter))
             elif style is Style.INPUTS and name.endswith("_bias"):
                 if rank:
                     pieces[name] = None
             else:
-                pieces[name] = _cut_experts(name, parameter, style, module, rank, size)
+                pieces[name] = cut_experts(name, parameter, style, module, rank, size)
     transposed = frozenset(
         name for name, module in model.named_modules() if isinstance(module, Conv1D)
     )
     if own is None:
         return Cuts(pieces, styles, transposed)
     return Cuts(
-        pieces, styles, transposed, own.counts_of(model, pieces), own.lists_of(model, pieces)
+        pieces,
+        styles,
+        transposed,
+        own.counts_of(model, pieces),
+        own.lists_of(model, pieces),
+        _own_heads(model, own, rank, size),
     )
 
 
@@ -230,6 +223,8 @@ def connect_layers(model: PreTrainedModel, cuts: Cuts, group: Group, rank: int) 
             module.register_forward_hook(lambda module, inputs, output: group.sum(output))
         elif style is Style.JOINED_OUTPUTS:
             module.register_forward_hook(lambda module, inputs, output: group.join(output))
+    for name, heads in cuts.heads.items():
+        heads.connect(model.get_submodule(name))
 
 
 def _splitting(group: Group, rank: int) -> Any:
@@ -244,9 +239,7 @@ def _plan_of(model: PreTrainedModel, own: OwnPlan | None) -> dict[str, Style]:
     told: Mapping[str, str] = {**(model.tp_plan or {}), **(own.layers if own else {})}
     name = type(model).__name__
     if not any(".*." in pattern for pattern in told):
-        raise UnsupportedModel(
-            f"there is no plan for sharing a {name} among several devices: leave out --num-shard."
-        )
+        raise _unplanned(type(model))
     known = {style.value for style in Style}
     if strange := sorted(set(told.values()) - known):
         raise UnsupportedModel(
@@ -256,101 +249,23 @@ def _plan_of(model: PreTrainedModel, own: OwnPlan | None) -> dict[str, Style]:
     return {pattern: Style(style) for pattern, style in told.items()}
 
 
-def _cut_linear(
-    model: PreTrainedModel, name: str, module: nn.Module, style: Style, rank: int, size: int
-) -> dict[str, Pieces | None] | None:
-    """Pieces of a linear layer; None if it stays whole."""
-    # no tensor, where it is in few bits
-    weight: Any = module.weight
-    bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
-    outputs, inputs = (1, 0) if isinstance(module, Conv1D) else (0, 1)
-    if style in (Style.INPUTS, Style.SPLIT_INPUTS):
-        width = weight.shape[inputs]
-        if style in _OPTIONAL and width % size:
-            return None
-        part = _part(name, width, width, rank, size)
-        # the sum must hold the bias once
-        biases = {} if bias is None or rank == 0 else {bias: None}
-        return {f"{name}.weight": Pieces(inputs, (part,), width), **biases}
-    width = weight.shape[outputs]
-    if style in _OPTIONAL and width % size:
-        return None
-    units = _units(model, name, width)
-    if style is Style.HEADS:
-        parts = _cut_heads(name, weight.shape[inputs], width, units, rank, size)
-    else:
-        shareable = name.endswith(_KEY_VALUE)
-        parts = (_part(name, width, units, rank, size, shareable=shareable),)
-    biases = {} if bias is None else {bias: Pieces(0, parts, width)}
-    return {f"{name}.weight": Pieces(outputs, parts, width), **biases}
-
-
-def _cut_heads(
-    name: str, queries: int, width: int, heads: int, rank: int, size: int
-) -> tuple[tuple[int, int], ...]:
-    """Ranges of a layer's outputs: `queries` of them, then keys, then as many values."""
-    keys = (width - queries) // 2
-    num_keys = keys * heads // queries
-    own = _part(name, queries, heads, rank, size)
-    begin, end = _part(name, keys, num_keys, rank, size, shareable=True)
-    return (
-        own,
-        (queries + begin, queries + end),
-        (queries + keys + begin, queries + keys + end),
+def _unplanned(cls: type[PreTrainedModel]) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"there is no plan for sharing a {cls.__name__} among several devices: leave out "
+        "--num-shard."
     )
 
 
-def _units(model: PreTrainedModel, name: str, width: int) -> int:
-    """How many equal parts a layer's outputs have that must not be cut: heads, or features."""
-    parent, _, own = name.rpartition(".")
-    if not parent.endswith(("attn", "attention")):
-        return width
-    text: Any = model.config.get_text_config()
-    heads: int = text.num_attention_heads
-    if own in _KEY_VALUE:
-        heads = getattr(text, "num_key_value_heads", None) or heads
-    return heads
-
-
-def _part(
-    name: str, width: int, units: int, rank: int, size: int, *, shareable: bool = False
-) -> tuple[int, int]:
-    """What a rank has of `units` equal parts of something. Of fewer than there are ranks several
-    ranks have the same one, if it is `shareable`.
-    """
-    shared = shareable and units < size and size % units == 0
-    if width % units or (units % size and not shared):
-        unit = "features" if units == width else "heads"
-        raise UnsupportedModel(
-            f"{name} has {units} {unit}, which cannot be shared among {size} devices: choose "
-            "another --num-shard."
-        )
-    wide = width // units
-    if shared:
-        begin = rank * units // size
-        return begin * wide, (begin + 1) * wide
-    return rank * units // size * wide, (rank + 1) * units // size * wide
-
-
-def _cut_experts(
-    name: str, parameter: Tensor, style: Style, experts: nn.Module, rank: int, size: int
-) -> Pieces:
-    """Pieces of all experts' matrices, (experts, outputs, inputs) or transposed; or of their
-    biases, (experts, outputs).
-    """
-    along_outputs = style is Style.TWO_OUTPUTS
-    transposed = bool(getattr(experts, "is_transposed", False))
-    last = parameter.dim() == 2 or along_outputs == transposed
-    dim = parameter.dim() - (1 if last else 2)
-    width = parameter.shape[dim]
-    if not along_outputs:
-        return Pieces(dim, (_part(name, width, width, rank, size),), width)
-    half = width // 2
-    begin, end = _part(name, half, half, rank, size)
-    if not getattr(experts, "is_concatenated", True):
-        # the outputs of the two take turns
-        return Pieces(dim, ((2 * begin, 2 * end),), width)
-    return Pieces(dim, ((begin, end), (half + begin, half + end)), width)
+def _own_heads(model: PreTrainedModel, own: OwnPlan, rank: int, size: int) -> dict[str, OwnHeads]:
+    """What modules take of arguments that hold something for each head."""
+    found = {}
+    for name, _ in model.named_modules():
+        arguments = own.by_head.get(pattern_of(name))
+        if arguments is not None:
+            heads: int = model.config.num_attention_heads
+            begin, end = part_of(name, heads, heads, rank, size)
+            found[name] = OwnHeads(arguments=arguments, begin=begin, end=end, num_heads=heads)
+    return found
 
 
 def _style_of_single(plan: Mapping[str, Style], name: str) -> Style | None:

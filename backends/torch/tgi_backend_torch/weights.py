@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tgi_backend_torch.checkpoint import Checkpoint, find_checkpoint
 from tgi_backend_torch.device import Device
-from tgi_backend_torch.loader import empty_model, load_model
+from tgi_backend_torch.loader import attention_for, empty_model, load_model
 from tgi_backend_torch.quant.formats import find_quantization
 from tgi_backend_torch.quant.rounding import Rounding
 from tgi_backend_torch.quant.stored import Format
@@ -108,7 +108,7 @@ class Weights:
                 share,
             )
         if share.size > 1:
-            return load_part(cls, config, checkpoint, dtype, device, progress, share)
+            return load_part(cls, config, checkpoint, dtype, device, progress, share, attention)
         model = load_model(cls, config, checkpoint, dtype, device, progress, attention=attention)
         return model, share.cuts(model)
 
@@ -119,7 +119,7 @@ class Weights:
         dtype = self.dtype
         if self.quantization is not None:
             return empty_few_bits(cls, config, self.checkpoint, self.quantization, dtype, share)
-        model = empty_model(cls, config, dtype)
+        model = empty_model(cls, config, dtype, attention_for(cls, config))
         cuts = share.cuts(model)
         if share.size > 1:
             cut_model(model, cuts, dtype, dtype)

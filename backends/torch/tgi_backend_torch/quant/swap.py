@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tgi_backend_torch.checkpoint import Checkpoint
-from tgi_backend_torch.loader import empty_model, load_model
+from tgi_backend_torch.loader import attention_for, empty_model, load_model
 from tgi_backend_torch.quant.experts import (
     FewBitsExperts,
     are_experts,
@@ -81,7 +81,7 @@ def empty_few_bits(
     """As `empty_model`; to be called where tensors take no memory."""
     layers, _ = split(checkpoint.empty(), quantization)
     with _swapped(cls, layers) as swapping:
-        model = empty_model(swapping, config, dtype)
+        model = empty_model(swapping, config, dtype, attention_for(cls, config))
     model.__class__ = cls
     cuts = _fill(model, layers, quantization, dtype, dtype, torch.device("cpu"), share)
     return model, cuts

@@ -144,9 +144,8 @@ class FlatBackend(TorchBackend):
         computing.pictures = Pictures(model, limits, self._device.to_device, computing.compiler)
         return computing.pictures
 
-    def _take_padded(
-        self, model: PreTrainedModel, request: LoadRequest, fault: str
-    ) -> Capabilities:
+    def refuse_padded(self, request: LoadRequest, fault: str) -> None:
+        """Refuses all of them; see `TorchBackend.refuse_padded`."""
         raise UnsupportedModel(
             f"{request.model.reference} does not run in flat batches, and {self._device.name} "
             f"would compile each padded one: serve it with --backend torch. ({fault})"
