@@ -14,7 +14,7 @@ GrammarCompiler GuidanceEngine Matcher Vocabulary warm_up_with Embedded Embeddin
 PromptEmbedded pooled Adjustment Boost Command CommandTools Encoder
 TaggedArguments AdapterLoaded AdapterRef HoldsAdapters version_of LinearShape LoraAdapter LowRank
 cpu_flags read_peft SizeDefaults step_limits MemoryPlan Planner plan_sizes
-EncodesImages Image ReadImage StepImage TwoWay
+EncodesImages Image ReadImage StepImage TwoWay most_adjacent
 QuantizeWish Quantizer TakesAdapters TakesVocabulary
 Draft DraftSetup DraftWish Drafter HoldsHeads Speculator
 """.split()

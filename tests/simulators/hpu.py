@@ -69,6 +69,8 @@ class Device(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         arguments = [_here(x) for x in args]
         options = {key: _here(x) for key, x in (kwargs or {}).items()}
+        if name == "where" and len(arguments) == 1:
+            name = "nonzero"
         if name in _READS_BACK and (self._in_graph or (self.in_step and name != "nonzero")):
             raise Refused(f"{name} reads from the device before the step is over")
         if self._in_graph:

@@ -340,7 +340,11 @@ def _image_prompts(
     return ImagePrompts(
         layout,
         tokenizer,
-        ImageLimits(max_images=settings.max_images, max_pixels=settings.max_image_pixels),
+        ImageLimits(
+            max_images=settings.max_images,
+            max_pixels=settings.max_image_pixels,
+            max_adjacent=info.max_adjacent_images,
+        ),
         fetcher,
     )
 

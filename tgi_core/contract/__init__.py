@@ -64,7 +64,7 @@ from tgi_core.contract.guidance import (
     Vocabulary,
 )
 from tgi_core.contract.host import available_bytes, cpu_flags
-from tgi_core.contract.image import EncodesImages, Image, ReadImage, StepImage
+from tgi_core.contract.image import EncodesImages, Image, ReadImage, StepImage, most_adjacent
 from tgi_core.contract.paging import BlockCopy, BlockPool, BlockTables
 from tgi_core.contract.peft import LinearShape, LoraAdapter, LowRank, read_peft
 from tgi_core.contract.plan import MemoryPlan, Planner
@@ -205,6 +205,7 @@ __all__ = [
     "check_contract",
     "choose_sizes",
     "cpu_flags",
+    "most_adjacent",
     "plan_sizes",
     "pooled",
     "read_peft",

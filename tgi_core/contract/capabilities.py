@@ -124,6 +124,8 @@ class Capabilities:
     """How rows may differ in their adapters. Any but NONE needs `HoldsAdapters`."""
     modalities: frozenset[Modality] = frozenset({Modality.TEXT})
     """What prompts may hold. IMAGE needs `EncodesImages`."""
+    max_adjacent_images: int | None = None
+    """Most images whose placeholders stand side by side in a prompt; None: any number."""
     two_way: TwoWay = TwoWay.NONE
     """Tokens that see one another are computed in one step, named by `Step.two_way`."""
     generates: bool = True

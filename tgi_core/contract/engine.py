@@ -42,6 +42,8 @@ class EngineInfo:
     """Prompts go to an encoder: only the output is the decoder's."""
     embedding: Embedding | None = None
     """How texts are embedded; None if they cannot be."""
+    max_adjacent_images: int | None = None
+    """Most images side by side in a prompt; None: any number."""
 
     def fault_of(self, request: Request) -> str | None:
         """Why a request can never be served, as far as this tells; the API layer checks the same

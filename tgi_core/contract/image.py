@@ -10,7 +10,9 @@ backend keeps what it needs of the image for as long as the sequence holds that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +42,15 @@ class Image:
         if not self.spans:
             return np.zeros(0, np.int32)
         return np.concatenate([np.arange(begin, end, dtype=np.int32) for begin, end in self.spans])
+
+
+def most_adjacent(images: Sequence[Image]) -> int:
+    """How many of a prompt's images, in its order, stand side by side with nothing between them."""
+    longest = run = min(len(images), 1)
+    for before, image in pairwise(images):
+        run = run + 1 if before.spans[-1][1] == image.spans[0][0] else 1
+        longest = max(longest, run)
+    return longest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

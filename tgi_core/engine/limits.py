@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from tgi_core.contract import Capabilities, EngineInfo, Feature, LogitsRows, Request, TwoWay
+from tgi_core.contract import (
+    Capabilities,
+    EngineInfo,
+    Feature,
+    LogitsRows,
+    Request,
+    TwoWay,
+    most_adjacent,
+)
 from tgi_core.errors import DoesNotFit
 
 _ON_THE_HOST = frozenset(
@@ -96,6 +104,7 @@ def engine_info(
         generates=capabilities.generates,
         embedding=capabilities.embedding,
         encodes=encoder is not None,
+        max_adjacent_images=capabilities.max_adjacent_images,
     )
 
 
@@ -138,6 +147,9 @@ def fault_of(
         borders != sorted(borders) or borders[0] < 0 or borders[-1] > len(request.prompt)
     ):
         return "the images' places in the prompt overlap, or lie outside of it"
+    most = info.max_adjacent_images
+    if most is not None and most_adjacent(request.images) > most:
+        return f"more than {most} images stand side by side"
     if request.images and request.embedding:
         return "images cannot be embedded"
     longest = _longest_block(request, capabilities.two_way)

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tgi_core.contract import Image, Tokenizer
+from tgi_core.contract import Image, Tokenizer, most_adjacent
 from tgi_core.errors import BadModel, ValidationError
 from tgi_core.images.layouts import ImageLayout, Size
 from tgi_core.images.picture import Picture, look_at
@@ -22,6 +22,8 @@ class ImageLimits:
     max_images: int = 16
     max_pixels: int = 36_000_000
     """Of each."""
+    max_adjacent: int | None = None
+    """Side by side, as the device has it; None: any number."""
 
 
 class ImagePrompts:
@@ -106,7 +108,8 @@ class ImagePrompts:
         """The images at their places among the tokens of a prompt.
 
         Raises:
-            ValidationError: there are more placeholders, or fewer, than the images need.
+            ValidationError: there are more placeholders, or fewer, than the images need; or too
+                many images stand side by side.
         """
         runs = _runs(tokens, self._placeholder)
         wanted = [self.layout.num_vectors(_size(picture)) for picture in pictures]
@@ -125,6 +128,12 @@ class ImagePrompts:
                     orientation=picture.orientation,
                     spans=_take(runs, count),
                 )
+            )
+        most, given = self._limits.max_adjacent, most_adjacent(images)
+        if most is not None and given > most:
+            raise ValidationError(
+                f"this server takes at most {most} images side by side. Given: {given}; put text "
+                "between them, or send fewer"
             )
         return tuple(images)
 

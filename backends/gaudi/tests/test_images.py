@@ -8,10 +8,9 @@ import pytest
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import request_for
-from tests.image_requests import NUM, conversations, request_of, run
+from tests.image_requests import conversations, request_of, run
 from tests.seeing import Seeing, make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import Feature
 from tgi_core.engine.step_engine import StepEngine
 
 
@@ -27,7 +26,7 @@ def engine_over(backend, model: Seeing) -> StepEngine:
 @pytest.mark.parametrize(
     "family",
     [
-        *("llava_next", "qwen2_vl", "gemma3", "paligemma"),
+        *("llava_next", "qwen2_vl", "gemma3", "paligemma", "mllama", "idefics"),
         pytest.param("idefics3", marks=pytest.mark.long),
     ],
 )
@@ -65,16 +64,3 @@ def test_images_give_what_the_cpu_gives_and_compile_nothing_in_steps(family, tmp
     assert gaudi.num_compiled == compiled
     gaudi.stop()
     assert run(engine_over(TorchBackend(), model), *wanted) == outputs
-
-
-@pytest.mark.parametrize("family", ["mllama", "idefics"])
-def test_models_whose_layers_look_at_images_are_served_for_text(family, tmp_path, gaudi):
-    from tgi_backend_gaudi.backend import GaudiBackend
-
-    model = make_seeing(tmp_path / "model", family)
-    engine = engine_over(GaudiBackend(), model)
-    assert Feature.IMAGE not in engine.info.features
-    gaudi.sealed = True
-    text = request_of(model, "r", "no image at all", [])
-    assert run(engine, text) == {"r": model.generate("no image at all", [], NUM)}
-    gaudi.sealed = False

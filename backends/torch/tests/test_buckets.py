@@ -1,5 +1,7 @@
 """Every step within the limits has a shape, and padding changes no number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,10 +24,27 @@ def test_every_step_within_the_limits_has_a_recorded_shape(rows, tokens, longest
     assert prompt in shapes and prompt.tokens >= n and prompt.blocks * 16 >= length
 
 
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(2, 500), st.data())
+def test_every_step_that_looks_at_images_aside_has_one_too(rows, tokens, longest, data):
+    buckets = replace(Buckets.up_to(rows, tokens, longest, 16), aside=(5, 20))
+    width, length = data.draw(st.integers(0, 20)), data.draw(st.integers(1, longest))
+    n = data.draw(st.integers(1, min(tokens, length)))
+    for shape in (
+        buckets.shape_for(data.draw(st.integers(1, rows)), 1, length, width),
+        buckets.shape_for(1, n, length, width),
+    ):
+        assert shape in set(buckets.shapes)
+        assert shape.blocks * 16 >= length and shape.aside >= width
+        assert (shape.aside == 0) == (width == 0)
+
+
 def test_there_are_few_enough_to_compile_them_all():
     shapes = Buckets.up_to(64, 1024, 4096, 16).shapes
     assert len([shape for shape in shapes if shape.tokens == 1]) == 42
     assert len(shapes) == 72
+    looking = replace(Buckets.up_to(64, 1024, 4096, 16), aside=(101, 404)).shapes
+    # as many again, and all prompts and batches beside the longest sequences
+    assert len(looking) == 72 + 72 + 6 + 7
 
 
 def test_padding_goes_where_no_sequence_is():

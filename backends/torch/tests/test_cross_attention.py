@@ -186,6 +186,16 @@ def test_adapters_may_change_what_looks_at_text(idefics):
     assert not [name for name in names if "cross_attn." in name]
 
 
+def test_both_tables_of_idefics_embed_as_in_transformers(idefics):
+    backend = TorchBackend()
+    backend.load(request_for(idefics.folder), lambda *_: None)
+    embedding = backend._loaded.flat.model.get_input_embeddings()
+    both = embedding.num_embeddings + embedding.num_additional_embeddings
+    assert both > embedding.num_embeddings
+    tokens = torch.arange(both)[None]
+    assert torch.equal(embedding(tokens), type(embedding).forward(embedding, tokens))
+
+
 class _CrossPromises(ImagePromises):
     """The kit's promises; the rest of them is kept by a text model."""
 

@@ -51,6 +51,7 @@ class CrossAttention:
         self._sees: Tensor | None = None
         for layer in layers:
             layer.register_forward_pre_hook(self._told, with_kwargs=True)
+        self._attention: Attention = self
         self._bind(self)
 
     def begin(self, step: Step, tables: ImageTables) -> None:
@@ -59,14 +60,29 @@ class CrossAttention:
             _Lookers(torch.from_numpy(tokens).to(self._model.device), images)
             for tokens, images in _lookers(step, tables, self.family)
         )
-        self._sees = self._nobody(step.num_tokens)
+        sees = self._nobody(step.num_tokens)
         for group in self._lookers:
-            self._sees[group.tokens] = True
+            sees[group.tokens] = True
+        self.see(sees if self._lookers else None)
+
+    def see(self, sees: Tensor | None) -> None:
+        """Takes which tokens of the step that follows see an image, bool (T,); None: none does."""
+        self._sees = sees
+
+    def attend_with(self, attention: Attention) -> None:
+        """Has another one attend to what is kept of images; it calls `see` instead of `begin`."""
+        self._attention = attention
+        self._bind(attention)
 
     @property
     def looks(self) -> bool:
         """Whether any token of the step sees an image."""
-        return bool(self._lookers)
+        return self._sees is not None
+
+    @property
+    def most_vectors(self) -> int:
+        """The most of one image."""
+        return self.family.most_vectors(self._model)
 
     def model_arguments(self, num_tokens: int) -> dict[str, Tensor]:
         """What the model wants in a step of so many tokens besides these."""
@@ -107,10 +123,10 @@ class CrossAttention:
         Raises:
             UnsupportedModel: what the layers keep does not fit there.
         """
-        self.pages = ImagePages(wide(cache, self._model.dtype), pool, shapes, self._shapes())
+        self.pages = ImagePages(wide(cache, self._model.dtype), pool, shapes, self.shapes())
 
-    @torch.inference_mode()
-    def _shapes(self) -> tuple[LayerShape, ...]:
+    @torch.no_grad()
+    def shapes(self) -> tuple[LayerShape, ...]:
         """What each layer keeps of a vector."""
         measure = _Measure()
         size = self.modules[0].k_proj.weight.shape[1]
@@ -126,7 +142,7 @@ class CrossAttention:
                 nobody = vectors.new_zeros(1, 1, module.q_proj.weight.shape[1])
                 module(hidden_states=nobody, **{self.family.states: vectors[None]})
         finally:
-            self._bind(self)
+            self._bind(self._attention)
 
     def _bind(self, attention: Attention) -> None:
         for index, module in enumerate(self.modules):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tgi_backend_torch.image_tables import Shown
 
@@ -54,6 +56,10 @@ class CrossFamily(Protocol):
         """How many `vectors` will return."""
         ...
 
+    def most_vectors(self, model: Any) -> int:
+        """The most of one image."""
+        ...
+
     def vectors(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """(V, size): what the layers see of an image, from what its processor made of it."""
         ...
@@ -91,6 +97,11 @@ class Mllama:
         """Of the tiles that the image fills; the others are padding."""
         return int(inputs["aspect_ratio_mask"].sum()) * int(model.model.vision_model.num_patches)
 
+    def most_vectors(self, model: Any) -> int:
+        """See `CrossFamily.most_vectors`."""
+        vision = model.model.vision_model
+        return int(model.config.vision_config.max_num_tiles) * int(vision.num_patches)
+
     def vectors(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """See `CrossFamily.vectors`."""
         hidden = model.model.vision_model(**inputs).last_hidden_state
@@ -116,6 +127,9 @@ class Idefics:
         """See `CrossFamily.connect`."""
         # its constructor has given the tower the attention of the text
         model.config.vision_config._attn_implementation = "sdpa"
+        embedding = model.get_input_embeddings()
+        if embedding.num_additional_embeddings:
+            embedding.forward = partial(_embedded, embedding)
         return list(model.model.gated_cross_attn_layers)
 
     def model_arguments(self, model: Any, sees: Tensor, *, looks: bool) -> dict[str, Tensor]:
@@ -133,6 +147,10 @@ class Idefics:
 
     def num_vectors(self, model: Any, inputs: Mapping[str, Tensor]) -> int:
         """See `CrossFamily.num_vectors`."""
+        return self.most_vectors(model)
+
+    def most_vectors(self, model: Any) -> int:
+        """See `CrossFamily.most_vectors`."""
         if model.config.use_resampler:
             return int(model.config.perceiver_config.resampler_n_latents)
         return int(model.model.vision_model.embeddings.num_positions)
@@ -147,6 +165,16 @@ class Idefics:
     def views(self, shown: Sequence[Shown]) -> list[View]:
         """See `CrossFamily.views`."""
         return [View(one.position, (one.image,)) for one in shown]
+
+
+def _embedded(embedding: Any, tokens: Tensor) -> Tensor:
+    """What Idefics1's two tables make of tokens, both asked for all: transformers' code finds out
+    first which are in the second, and a compiled step cannot.
+    """
+    own = tokens < embedding.num_embeddings
+    first = functional.embedding(tokens.masked_fill(~own, 0), embedding.weight)
+    second = embedding.additional_embedding((tokens - embedding.num_embeddings).clamp_min(0))
+    return torch.where(own[..., None], first, second)
 
 
 FAMILIES: Mapping[str, CrossFamily] = {"idefics": Idefics(), "mllama": Mllama()}

@@ -61,12 +61,17 @@ class CrossSplice:
 
     def begin(self, step: Step) -> None:
         """See `Splice.begin`."""
-        new: dict[int, dict[int, Any]] = defaultdict(dict)
-        positions = step.token_positions()
-        row_of = np.repeat(np.arange(step.num_rows), step.n)
-        for image in step.images:
-            for at in image.at.tolist():
-                new[int(row_of[at])][int(positions[at])] = image.encoded
-        for row, (seq, past) in enumerate(zip(step.seq.tolist(), step.past.tolist(), strict=True)):
-            self._tables.show(seq, past, new.get(row, {}))
+        show_images(step, self._tables)
         self._cross.begin(step, self._tables)
+
+
+def show_images(step: Step, tables: ImageTables) -> None:
+    """Notes which images a step shows, and where."""
+    new: dict[int, dict[int, Any]] = defaultdict(dict)
+    positions = step.token_positions()
+    row_of = np.repeat(np.arange(step.num_rows), step.n)
+    for image in step.images:
+        for at in image.at.tolist():
+            new[int(row_of[at])][int(positions[at])] = image.encoded
+    for row, (seq, past) in enumerate(zip(step.seq.tolist(), step.past.tolist(), strict=True)):
+        tables.show(seq, past, new.get(row, {}))

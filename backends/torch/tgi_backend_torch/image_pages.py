@@ -28,6 +28,8 @@ class ImageCells:
     num_vectors: int
     blocks: Tensor
     """int64 (N,)."""
+    ids: tuple[int, ...]
+    """The same on the host."""
 
 
 class KeptImage:
@@ -60,9 +62,9 @@ class ImagePages:
         """
         self._cache = cache
         self._pool = pool
-        self._spread = len(shapes) // len(images)
+        self.spread = len(shapes) // len(images)
         """Layers of the cache that one layer of images is spread over."""
-        if not self._spread or len({*shapes, *images}) > 1:
+        if not self.spread or len({*shapes, *images}) > 1:
             raise UnsupportedModel(
                 "its layers that look at images keep other keys and values than those that look "
                 "at text, or are more than these: the torch backend keeps both in one cache."
@@ -74,7 +76,7 @@ class ImagePages:
         Raises:
             OutOfMemory: there are too few free blocks; nothing has changed.
         """
-        need = -(-num_vectors // (BLOCK_TOKENS * self._spread))
+        need = blocks_of(num_vectors, self.spread)
         if need > self._pool.num_free:
             raise OutOfMemory(
                 f"an image takes the room of {need * BLOCK_TOKENS} tokens in the KV cache, and "
@@ -82,7 +84,8 @@ class ImagePages:
                 "one (--cache-tokens), or send fewer or smaller images"
             )
         blocks = [self._pool.allocate() for _ in range(need)]
-        image = KeptImage(ImageCells(num_vectors, torch.tensor(blocks, device=self._cache.device)))
+        held = torch.tensor(blocks, device=self._cache.device)
+        image = KeptImage(ImageCells(num_vectors, held, tuple(blocks)))
         weakref.finalize(image, _release, self._pool, blocks)
         return image
 
@@ -91,7 +94,7 @@ class ImagePages:
         offsets = torch.arange(BLOCK_TOKENS, device=image.blocks.device)
         cells = (image.blocks[:, None] * BLOCK_TOKENS + offsets).flatten()
         parts = zip(keys.split(len(cells)), values.split(len(cells)), strict=True)
-        for place, part in enumerate(parts, layer * self._spread):
+        for place, part in enumerate(parts, layer * self.spread):
             new = (x.to(self._cache.dtype) for x in part)
             self._cache.write(place, cells[: len(part[0])], *new)
 
@@ -108,9 +111,14 @@ class ImagePages:
         return torch.cat(keys), torch.cat(values)
 
     def _read(self, layer: int, image: ImageCells) -> tuple[Tensor, Tensor]:
-        places = range(layer * self._spread, (layer + 1) * self._spread)
+        places = range(layer * self.spread, (layer + 1) * self.spread)
         keys, values = self._cache.read_layers(places, image.blocks)
         return keys[: image.num_vectors], values[: image.num_vectors]
+
+
+def blocks_of(num_vectors: int, spread: int) -> int:
+    """How many blocks an image takes, if each holds cells of so many layers."""
+    return -(-num_vectors // (BLOCK_TOKENS * spread))
 
 
 def _release(pool: BlockPool, blocks: Sequence[int]) -> None:

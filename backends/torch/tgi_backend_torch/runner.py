@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
@@ -140,11 +140,12 @@ class TorchBackend:
             self.refuse_padded(request, str(error))
             model.set_attn_implementation("eager")
             return self._take_padded(model, request, str(error))
+        free_bytes = device.free_bytes() - self._peak_bytes(model, trial, request)
         sizes = choose_sizes(
             request,
             cell_bytes=trial.cell_numbers * cache_dtype(request, dtype, device).itemsize,
             block_tokens=BLOCK_TOKENS,
-            free_bytes=group.least(max(0, device.free_bytes() - self._peak_bytes(model, request))),
+            free_bytes=group.least(max(0, free_bytes)),
             longest=longest_sequence(config, windowed=trial.windowed),
             defaults=device.size_defaults,
         )
@@ -161,7 +162,7 @@ class TorchBackend:
         """Makes the cache of a model and connects the two: all of `load` but the weights."""
         device, dtype = self._device, model.dtype
         folder = request.model.path
-        tower = tower_of(model, folder) if self._sees(model.config, folder) else None
+        tower = tower_of(model, folder) if sees(model.config, folder) else None
         shapes = [layer.shape for layer in trial.layers]
         kept = cache_dtype(request, dtype, device)
         cache = PagedCache(shapes, sizes.num_blocks, kept, device.torch_device)
@@ -177,11 +178,10 @@ class TorchBackend:
         flat = FlatModel(model)
         computing = device.computing(flat, cache, capabilities)
         splice, cross = None, cross_attention_of(model)
-        if tower is not None and cross is not None:
-            cross.keep_in(cache, shapes, pool)
-            splice = CrossSplice(cross, tables)
-        elif tower is not None:
-            splice = self._splice(model, capabilities, computing)
+        if tower is not None:
+            if cross is not None:
+                cross.keep_in(cache, shapes, pool)
+            splice = self._splice(flat, tables, capabilities, computing)
         for index, layer in enumerate(trial.layers):
             layer.module.tgi_layer = BoundLayer(computing.attention, index)  # type: ignore[assignment]
         self._loaded = Loaded(
@@ -219,13 +219,12 @@ class TorchBackend:
         weights.check_fit(self._device, self._meeting.size)
         return weights
 
-    def _sees(self, config: PretrainedConfig, folder: Path) -> bool:
-        """Whether the model takes images here."""
-        return sees(config, folder)
-
-    def _splice(self, model: PreTrainedModel, limits: Capabilities, computing: Computing) -> Splice:
-        """What brings the vectors of images into steps, where they take the places of tokens."""
-        return EagerSplice(model)
+    def _splice(
+        self, flat: FlatModel, tables: ImageTables, limits: Capabilities, computing: Computing
+    ) -> Splice:
+        """What brings images into steps."""
+        cross = cross_attention_of(flat.model)
+        return EagerSplice(flat.model) if cross is None else CrossSplice(cross, tables)
 
     def warm_up(self, progress: Progress) -> None:
         """A prefill and a decode step, so that kernels are chosen and weights are in memory."""
@@ -372,13 +371,13 @@ class TorchBackend:
         # modules and their parents refer to each other
         gc.collect()
 
-    def _peak_bytes(self, model: PreTrainedModel, request: LoadRequest) -> int:
+    def _peak_bytes(self, model: PreTrainedModel, trial: Trial, request: LoadRequest) -> int:
         """What the device must keep free for the largest step, and for an image."""
         rows, tokens = step_limits(request, self._device.size_defaults)
 
         def run() -> None:
             self._largest_step(model, tokens, rows)
-            if self._sees(model.config, request.model.path):
+            if sees(model.config, request.model.path):
                 tower_of(model, request.model.path).try_out()
 
         return self._device.peak_bytes(run)

@@ -56,7 +56,7 @@ def logits_of(backend, adapter=0):
 
 
 @needs_torch_xla
-@pytest.mark.parametrize("family", ["llava_next", "qwen2_vl", "gemma3"])
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_vl", "gemma3", "mllama", "idefics"])
 def test_images_give_what_the_cpu_gives_and_compile_nothing_when_they_are_known(family, tmp_path):
     """A new size of image may be compiled for when it is looked at."""
     from tgi_backend_xla.plugin import create

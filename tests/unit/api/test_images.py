@@ -190,6 +190,17 @@ def test_the_number_of_images_is_bounded(see):
     assert reply.status == 422 and b"at most 2 images" in reply.body
 
 
+def test_only_as_many_images_stand_side_by_side_as_the_device_takes(see):
+    server = see(max_adjacent=2)
+    one = f"![]({uri(picture())})"
+    for inputs in (one * 2, f"{one * 2} and {one * 2} and {one}"):
+        assert server.post("/generate", {"inputs": inputs}).status == 200
+    reply = server.post("/generate", {"inputs": f"{one} and {one * 3}"})
+    assert reply.status == 422 and reply.json["error_type"] == "validation"
+    assert "at most 2 images side by side. Given: 3; put text between" in reply.json["error"]
+    assert len(server.engine.generations) == 2
+
+
 def test_placeholders_count_towards_the_limits(see):
     reply = see().post("/generate", {"inputs": f"![]({uri(picture())})" * 10})
     assert reply.status == 422 and b"101" in reply.body

@@ -35,6 +35,8 @@ class HonestyPromises(Promises):
         assert isinstance(claims.logits, LogitsRows)
         assert isinstance(claims.adapters, AdapterRows)
         assert all(isinstance(one, Modality) for one in claims.modalities)
+        most = claims.max_adjacent_images
+        assert most is None or (type(most) is int and most > 0), f"{most} adjacent images"
         for name in ("truncates", "mixed", "chunked", "generates", "batch_invariant"):
             assert type(getattr(claims, name)) is bool, name
         assert claims.cache_tokens % claims.cache_grain_tokens == 0

@@ -78,9 +78,7 @@ class BlockAttention:
         gathered = []
         for pool, new in zip(self._layers[layer], (key, value), strict=True):
             pool.index_put_(places, new.to(self._dtype))
-            cells = pool.index_select(0, rows.tables.flatten())
-            # (R, kv_heads, 1, cells, dim)
-            gathered.append(cells.view(num_rows, -1, *new.shape[1:]).transpose(1, 2).unsqueeze(2))
+            gathered.append(cells_of(pool, rows.tables))
         keys, values = gathered
         seen = _seen(rows, scoring.window)
         if self._fused is not None and scoring.is_common:
@@ -89,10 +87,8 @@ class BlockAttention:
             mask = mask.masked_fill(~seen, torch.finfo(self._dtype).min)[:, None]
             out = self._fused(new, keys.squeeze(2), values.squeeze(2), mask, scoring.scaling)
             return out.transpose(1, 2).reshape(query.shape[0], query.shape[1], -1)
-        # (R, kv_heads, fold, N, dim): queries that share keys are beside one another
-        shape = (num_rows, -1, kv_heads, query.shape[1] // kv_heads, query.shape[2])
-        folded = query.to(self._dtype).view(shape).permute(0, 2, 3, 1, 4)
-        scores = (folded @ keys.transpose(3, 4)).float() * scoring.scaling
+        new = folded(query.to(self._dtype), num_rows, kv_heads)
+        scores = (new @ keys.transpose(3, 4)).float() * scoring.scaling
         if scoring.softcap is not None:
             scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
         scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
@@ -100,8 +96,25 @@ class BlockAttention:
             sinks = scoring.sinks.float().view(1, kv_heads, -1, 1, 1)
             scores = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), -1)
         weights = scores.softmax(-1)[..., : keys.shape[3]].to(values.dtype)
-        out = weights @ values
-        return out.permute(0, 3, 1, 2, 4).reshape(query.shape[0], query.shape[1], -1)
+        return unfolded(weights @ values)
+
+
+def cells_of(pool: Tensor, blocks: Tensor) -> Tensor:
+    """(R, kv_heads, 1, cells, dim): what blocks, int64 (R, B), hold in a pool of a layer."""
+    cells = pool.index_select(0, blocks.flatten())
+    return cells.view(blocks.shape[0], -1, *pool.shape[2:]).transpose(1, 2).unsqueeze(2)
+
+
+def folded(query: Tensor, num_rows: int, kv_heads: int) -> Tensor:
+    """(T, heads, dim) -> (R, kv_heads, fold, N, dim): queries that share keys stand together."""
+    shape = (num_rows, -1, kv_heads, query.shape[1] // kv_heads, query.shape[2])
+    return query.view(shape).permute(0, 2, 3, 1, 4)
+
+
+def unfolded(out: Tensor) -> Tensor:
+    """(R, kv_heads, fold, N, dim) -> (T, heads, dim)."""
+    rows, kv_heads, fold, n, dim = out.shape
+    return out.permute(0, 3, 1, 2, 4).reshape(rows * n, kv_heads * fold, dim)
 
 
 def _seen(rows: Rows, window: int | None) -> Tensor:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tgi_backend_torch.quant.formats import refuse_quantized
 from tgi_backend_torch.ranks import RankedBackend
 from tgi_backend_torch.shapes.flat import FlatBackend
-from tgi_backend_torch.vision import Pixels
+from tgi_backend_torch.shapes.parts import part_of
 from tgi_core.contract import (
     AdapterRows,
     BackendStats,
@@ -26,7 +26,6 @@ from tgi_core.contract import (
     Progress,
     ReadImage,
     Step,
-    StepImage,
 )
 from tgi_core.errors import Unsupported
 
@@ -99,14 +98,17 @@ class ShapedBackend:
         if step.num_tokens == step.num_rows:
             return _Padded((self._torch.step(step),), step.out)
         ends = step.row_begins()
-        parts = [self._torch.step(_row(step, row, ends)) for row in range(step.num_rows)]
+        parts = [
+            self._torch.step(part_of(step, row, *ends[row : row + 2].tolist()))
+            for row in range(step.num_rows)
+        ]
         return _Padded(tuple(parts), np.searchsorted(ends[1:] - 1, step.out).astype(np.int32))
 
     def read_image(self, image: Image) -> ReadImage:
         """As `TorchBackend.read_image`."""
         return self._torch.read_image(image)
 
-    def encode_image(self, pixels: Pixels) -> Tensor:
+    def encode_image(self, pixels: Any) -> Any:
         """As `FlatBackend.encode_image`."""
         return self._torch.encode_image(pixels)
 
@@ -129,32 +131,3 @@ class _Padded:
     def numpy(self) -> NDArray[np.float32]:
         """float32 (L, vocab)."""
         return np.concatenate([part.numpy() for part in self.parts])[self.wanted]
-
-
-def _row(step: Step, row: int, begins: NDArray[np.int32]) -> Step:
-    """One row of a step."""
-    n = step.n[row : row + 1]
-    begin, end = begins[row : row + 2].tolist()
-    runs = step.two_way
-    if runs is not None:
-        runs = runs[(runs[:, 0] >= begin) & (runs[:, 0] < end)] - begin
-    return Step(
-        seq=step.seq[row : row + 1],
-        past=step.past[row : row + 1],
-        n=n,
-        tokens=step.tokens[begin:end],
-        out=n - 1,
-        adapter=None if step.adapter is None else step.adapter[row : row + 1],
-        images=tuple(_images(step.images, begin, end)),
-        two_way=runs,
-        positions=None if step.positions is None else step.positions[:, begin:end],
-    )
-
-
-def _images(images: tuple[StepImage, ...], begin: int, end: int) -> Iterator[StepImage]:
-    """What some tokens show of images."""
-    for image in images:
-        first, last = np.searchsorted(image.at, (begin, end)).tolist()
-        if first < last:
-            at = image.at[first:last] - begin
-            yield StepImage(encoded=image.encoded, skip=image.skip + first, at=at)

@@ -16,6 +16,7 @@ from tgi_backend_torch.shapes.adapters import StackedAdapters
 from tgi_backend_torch.shapes.attention import BlockAttention, FusedAttention, Rows
 from tgi_backend_torch.shapes.buckets import Buckets, Shape
 from tgi_backend_torch.shapes.compiler import Compiler
+from tgi_backend_torch.shapes.glances import Glance, Glances, Looks
 from tgi_backend_torch.shapes.inputs import Inputs, Sight, fill, show
 from tgi_backend_torch.shapes.pictures import Pictures
 from tgi_core.contract import Progress, Step
@@ -31,6 +32,7 @@ class _Forward(nn.Module):
         self._attention = attention
         self.adapters: StackedAdapters | None = None
         self.pictures: Pictures | None = None
+        self.glances: Glances | None = None
 
     def forward(
         self,
@@ -50,6 +52,8 @@ class _Forward(nn.Module):
             shown, on_axes, both_ways = sight
             self.pictures.use(shown)
             seen = both_ways if self.pictures.is_two_way else None
+        if self.glances is not None:
+            self.glances.use(*sight)
         self._attention.use(
             Rows(positions=positions, blocks=blocks, offsets=offsets, tables=tables, seen=seen)
         )
@@ -105,9 +109,24 @@ class ShapedComputing:
         self._traced.pictures = pictures
 
     @property
+    def glances(self) -> Glances | None:
+        """What has layers look at images aside, if the model has any; to be set before warm-up."""
+        return self._traced.glances
+
+    @glances.setter
+    def glances(self, glances: Glances) -> None:
+        self._traced.glances = glances
+        self._buckets = dataclasses.replace(self._buckets, aside=glances.widths)
+
+    @property
     def compiler(self) -> Compiler:
         """The device's."""
         return self._compiler
+
+    @property
+    def cache(self) -> PagedCache:
+        """What layers write to."""
+        return self._cache
 
     def wait(self) -> None:
         """Starts what was called outside of steps, and waits for the device."""
@@ -123,7 +142,7 @@ class ShapedComputing:
         for done, shape in enumerate(shapes):
             progress("compiling shapes", done, len(shapes), "shapes")
             try:
-                self._run(_empty(shape, self._cache.padding_block), None)
+                self._run(shape, _empty(shape, self._cache.padding_block))
                 self._compiler.wait()
             except RuntimeError as error:  # no vendor has a class for it
                 raise UnsupportedModel(
@@ -135,10 +154,11 @@ class ShapedComputing:
 
     def logits(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         """See `Computing.logits`; one row for each of the shape's, those of the step first."""
-        shape = self._buckets.shape_for(
-            step.num_rows, int(step.n.max()), int((step.past + step.n).max())
-        )
-        return self._run(fill(step, tables, shape, BLOCK_TOKENS, self._cache.padding_block), step)
+        if self.glances is None:
+            return self._compute(step, tables)
+        for glance in self.glances.glances(step):
+            logits = self._compute(glance.step, tables, glance)
+        return logits
 
     def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         """No shape is compiled for it."""
@@ -147,10 +167,27 @@ class ShapedComputing:
     def keep(self, ids: Tensor) -> None:
         """Tokens are chosen on the host."""
 
-    def _run(self, inputs: Inputs, step: Step | None) -> Tensor:
-        parts: tuple[Inputs | Sight, ...] = (inputs,)
+    def _compute(
+        self, step: Step, tables: NDArray[np.int32], glance: Glance | None = None
+    ) -> Tensor:
+        shape = self._buckets.shape_for(
+            step.num_rows,
+            int(step.n.max()),
+            int((step.past + step.n).max()),
+            0 if glance is None else glance.width,
+        )
+        inputs = fill(step, tables, shape, BLOCK_TOKENS, self._cache.padding_block)
+        return self._run(shape, inputs, step, glance)
+
+    def _run(
+        self, shape: Shape, inputs: Inputs, step: Step | None = None, glance: Glance | None = None
+    ) -> Tensor:
+        """Runs a step; None: all is padding."""
+        parts: list[Inputs | Sight | Looks] = [inputs]
         if self.pictures is not None:
-            parts = (inputs, show(step, inputs.positions, self.pictures.num_axes))
+            parts.append(show(step, inputs.positions, self.pictures.num_axes))
+        if self.glances is not None and shape.aside:
+            parts.append(self.glances.looks(glance, shape))
         arrays = [getattr(part, x.name) for part in parts for x in dataclasses.fields(part)]
         logits = self._forward(*(self._to_device(array) for array in arrays))
         self._compiler.launch()

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tgi_backend_torch.computing import Computing
-from tgi_backend_torch.cross_families import FAMILIES as CROSS_FAMILIES
+from tgi_backend_torch.cross_attention import cross_attention_of
 from tgi_backend_torch.device import Device
+from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Meeting
+from tgi_backend_torch.image_tables import ImageTables
 from tgi_backend_torch.lora import PlacedAdapter, linear_shape, placed
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shapes.adapters import StackedAdapters, adapter_rank, stack_bytes
 from tgi_backend_torch.shapes.computing import ShapedComputing
+from tgi_backend_torch.shapes.glances import MOST_ADJACENT, Glances, attention_bytes
 from tgi_backend_torch.shapes.pictures import Pictures
 from tgi_backend_torch.shards import Cuts
+from tgi_backend_torch.splice import Splice
 from tgi_backend_torch.trial import Trial
-from tgi_backend_torch.vision import Pixels
+from tgi_backend_torch.vision import sees
 from tgi_core.contract import (
     AdapterRows,
     Capabilities,
@@ -29,10 +31,9 @@ from tgi_core.contract import (
     LoraAdapter,
     Progress,
     Sizes,
+    step_limits,
 )
 from tgi_core.errors import UnsupportedModel
-
-logger = logging.getLogger(__name__)
 
 _MAX_ADAPTERS = 8
 """If nobody says."""
@@ -55,11 +56,14 @@ class FlatBackend(TorchBackend):
     ) -> Capabilities:
         """As `TorchBackend.take`."""
         rank = adapter_rank(request.options)
-        if rank is None:
-            capabilities = super().take(model, cuts, trial, sizes, request)
-            return replace(capabilities, adapters=AdapterRows.NONE)
-        request = replace(request, max_adapter_rank=min(rank, request.max_adapter_rank or rank))
+        if rank is not None:
+            most = min(rank, request.max_adapter_rank or rank)
+            request = replace(request, max_adapter_rank=most)
         capabilities = super().take(model, cuts, trial, sizes, request)
+        if self._computing.glances is not None:
+            capabilities = replace(capabilities, max_adjacent_images=MOST_ADJACENT)
+        if rank is None:
+            return replace(capabilities, adapters=AdapterRows.NONE)
         self._stacks = StackedAdapters(
             trial.adaptable,
             request.max_adapters or _MAX_ADAPTERS,
@@ -83,30 +87,25 @@ class FlatBackend(TorchBackend):
                 # what no sequence holds is never asked for
                 if len(vectors) <= self.limits.max_sequence_tokens:
                     pictures.padded(vectors)
+        elif self._computing.glances is not None:
+            self._sight().try_out()
+            self._computing.wait()
         super().warm_up(progress)
 
-    def _sees(self, config: PretrainedConfig, folder: Path) -> bool:
-        """Text alone if layers look at images: what each token looks at would be a shape."""
-        if config.model_type not in CROSS_FAMILIES:
-            return super()._sees(config, folder)
-        logger.warning(
-            "models of the type %s are served for text alone on %s, which compiles shapes: their "
-            "layers look at images from outside the text; the torch and cuda backends do that",
-            config.model_type,
-            self._device.name,
-        )
-        return False
-
-    def encode_image(self, pixels: Pixels) -> Tensor:
+    def encode_image(self, pixels: Any) -> Any:
         """Runs the tower as it is, which compiles something for each size of image that it has not
         seen; see `EncodesImages.encode_image`.
 
         Returns:
-            (bucket, hidden): the vectors, and padding.
+            (bucket, hidden): the vectors, and padding; or what is kept of an image seen aside.
         """
-        pictures = self._computing.pictures
-        assert pictures is not None, "the model takes no images"
-        return pictures.padded(super().encode_image(pixels))
+        # what was called before is no part of what is compiled
+        self._computing.wait()
+        made = super().encode_image(pixels)
+        if self._computing.pictures is not None:
+            return self._computing.pictures.padded(made)
+        self._computing.wait()
+        return made
 
     def place_adapter(self, adapter: LoraAdapter) -> PlacedAdapter:
         """On the host: from there it is written over what the stacks hold."""
@@ -127,21 +126,31 @@ class FlatBackend(TorchBackend):
         assert isinstance(computing, ShapedComputing), "the device makes no other"
         return computing
 
-    def _peak_bytes(self, model: PreTrainedModel, request: LoadRequest) -> int:
-        peak = super()._peak_bytes(model, request)
+    def _peak_bytes(self, model: PreTrainedModel, trial: Trial, request: LoadRequest) -> int:
+        peak = super()._peak_bytes(model, trial, request)
+        cross, item = cross_attention_of(model), model.dtype.itemsize
+        if cross is not None and sees(model.config, request.model.path):
+            text = [layer.shape for layer in trial.layers]
+            limits = step_limits(request, self._device.size_defaults)
+            peak += attention_bytes(cross, text, *limits, item)
         rank = adapter_rank(request.options)
         if rank is None:
             return peak
         shapes = {name: linear_shape(module) for name, module in model.named_modules()}
         linear = {name: shape for name, shape in shapes.items() if shape is not None}
         num = request.max_adapters or _MAX_ADAPTERS
-        return peak + stack_bytes(linear, num, rank, model.dtype.itemsize)
+        return peak + stack_bytes(linear, num, rank, item)
 
     def _splice(
-        self, model: PreTrainedModel, limits: Capabilities, computing: Computing
-    ) -> Pictures:
+        self, flat: FlatModel, tables: ImageTables, limits: Capabilities, computing: Computing
+    ) -> Splice:
         assert isinstance(computing, ShapedComputing), "the device makes no other"
-        computing.pictures = Pictures(model, limits, self._device.to_device, computing.compiler)
+        cross = cross_attention_of(flat.model)
+        if cross is not None:
+            computing.glances = Glances(cross, tables, computing.cache)
+            return computing.glances
+        to_device, compiler = self._device.to_device, computing.compiler
+        computing.pictures = Pictures(flat.model, limits, to_device, compiler)
         return computing.pictures
 
     def refuse_padded(self, request: LoadRequest, fault: str) -> None:
