@@ -121,8 +121,8 @@ def tiny_config(config: type[PretrainedConfig]) -> PretrainedConfig:
 
 
 def _made_by_hand() -> Iterator[Callable[[], PretrainedConfig]]:
-    for families in (FAMILIES, PADDED, RECURRENT, ENCODING):
-        # the plainest of a type comes first, and stays
+    # the last of a type stays: the plainest comes first in each
+    for families in (ENCODING, RECURRENT, PADDED, FAMILIES):
         yield from reversed(families.values())
 
 

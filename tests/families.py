@@ -120,18 +120,18 @@ FAMILIES: dict[str, Callable[[], transformers.PretrainedConfig]] = {
         num_experts_per_tok=2,
         first_k_dense_replace=1,
     ),
+    "falcon, 7B": lambda: transformers.FalconConfig(
+        **SMALL, **TWO_LAYERS, multi_query=True, new_decoder_architecture=False
+    ),
+    "falcon, 40B and 180B": lambda: transformers.FalconConfig(
+        **SMALL, **TWO_LAYERS, num_kv_heads=2, new_decoder_architecture=True
+    ),
 }
 
 PADDED: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     "bloom": lambda: transformers.BloomConfig(**SMALL, n_layer=2, n_head=4),
     "mpt": lambda: transformers.MptConfig(
         vocab_size=VOCAB, d_model=32, n_heads=4, n_layers=2, max_seq_len=256, expansion_ratio=2
-    ),
-    "falcon, 7B": lambda: transformers.FalconConfig(
-        **SMALL, **TWO_LAYERS, multi_query=True, new_decoder_architecture=False
-    ),
-    "falcon, 40B and 180B": lambda: transformers.FalconConfig(
-        **SMALL, **TWO_LAYERS, num_kv_heads=2, new_decoder_architecture=True
     ),
     "falcon, ALiBi": lambda: transformers.FalconConfig(
         **SMALL, **TWO_LAYERS, alibi=True, multi_query=False, parallel_attn=False

@@ -55,9 +55,12 @@ def test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing(folder, 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
 def test_experts_run_in_graphs_whichever_are_chosen(family, tmp_path, gaudi):
+    check_few(FAMILIES[family](), tmp_path, gaudi)
+
+
+def check_few(config, tmp_path, gaudi):
     from tgi_backend_gaudi.backend import GaudiBackend
 
-    config = FAMILIES[family]()
     config.vocab_size = 128
     folder = make_model(tmp_path / "model", config)
     wanted = requests(12, seed=5, max_prompt=40, max_new=5)
@@ -66,6 +69,18 @@ def test_experts_run_in_graphs_whichever_are_chosen(family, tmp_path, gaudi):
     outputs = generate(engine, wanted)
     gaudi.stop()
     assert outputs == generate(engine_over(TorchBackend(), folder), wanted)
+
+
+SERVED_BY_TGI = [
+    *("mistral, sliding", "qwen2", "gpt_bigcode", "starcoder2, sliding", "gemma", "phi"),
+    *("falcon, 7B", "falcon, 40B and 180B"),
+]
+"""On Gaudi; besides Llama, Mixtral and those with images, which other tests run."""
+
+
+@pytest.mark.parametrize("family", SERVED_BY_TGI)
+def test_families_of_tgis_list_for_gaudi_give_what_the_cpu_gives(family, tmp_path, gaudi):
+    check_few(FAMILIES[family](), tmp_path, gaudi)
 
 
 def test_the_simulator_sees_what_is_compiled_late(folder, gaudi):

@@ -44,6 +44,11 @@ def test_a_glance_at_the_configuration_tells_what_would_be_refused(family, famil
     assert (refusal(family_folder(family)) is not None) == (family in REFUSED)
 
 
+def test_of_falcon_those_with_alibi_go_elsewhere(tmp_path):
+    transformers.FalconConfig(alibi=True).save_pretrained(tmp_path)
+    assert "ALiBi" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("family", "dtype"),
     [

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tgi_backend_openvino.model_config import read_config
+from tgi_backend_openvino.model_config import read_config, uses_alibi
 from tgi_core.errors import BadModel
 
 PROVEN = frozenset(
@@ -21,6 +21,7 @@ PROVEN = frozenset(
         "deepseek_v3",
         "ernie4_5",
         "exaone4",
+        "falcon",
         "gemma",
         "gemma3_text",
         "glm4",
@@ -74,6 +75,8 @@ def refusal(folder: Path) -> str | None:
         return f"models of the type {model_type} are not proven on OpenVINO"
     if config.get("quantization_config"):
         return "it reads no quantized checkpoints"
+    if uses_alibi(config):
+        return "models with ALiBi are not proven on OpenVINO"
     return _no_soft_cap(config)
 
 

@@ -46,6 +46,8 @@ FAMILIES = [
     "granitemoe",
     "olmoe",
     "deepseek_v2",
+    "falcon, 7B",
+    "falcon, 40B and 180B",
 ]
 
 

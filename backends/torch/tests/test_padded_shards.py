@@ -15,6 +15,7 @@ from tgi_backend_torch.loader import model_class
 from tgi_backend_torch.shards import check_shards
 
 from tests.families import (
+    FAMILIES,
     PADDED,
     SMALL,
     TWO_LAYERS,
@@ -30,10 +31,10 @@ from tests.families import (
 )
 from tgi_core.errors import UnsupportedModel
 
-SHARED = ["falcon, 7B", "falcon, 40B and 180B", "falcon, ALiBi", "bloom", "mpt"]
+SHARED = ["falcon, ALiBi", "bloom", "mpt"]
 STATEFUL = ["mamba", "falcon_mamba"]
 ENCODED = ["t5", "t5, FLAN", "mt5", "umt5"]
-SAMPLE = ["falcon, 40B and 180B", "bloom", "mamba", "t5"]
+SAMPLE = ["falcon, ALiBi", "bloom", "mamba", "t5"]
 """In the default run."""
 OTHER_FORMS = {
     "falcon of RW": lambda: transformers.FalconConfig(
@@ -135,7 +136,7 @@ def test_what_heads_cannot_be_shared_evenly_each_rank_has_whole(tmp_path, ranks,
         check_shards(model_class(config), config, 2)
     assert "each rank computes all of attention, whose 3 heads" in caplog.text
     backend = ranks(folder, 2)
-    block = backend.ranks[1]._loaded.computing.model.transformer.h[0]
+    block = backend.ranks[1]._loaded.flat.model.transformer.h[0]
     assert block.self_attention.dense.weight.shape == (24, 24)
     assert block.mlp.dense_4h_to_h.weight.shape == (24, 48)
     check_greedy(Driver(backend, folder))
@@ -146,7 +147,7 @@ def test_what_heads_cannot_be_shared_evenly_each_rank_has_whole(tmp_path, ranks,
     [
         (PADDED["bloom"], 3, "query_key_value has 4 heads"),
         (PADDED["mpt"], 8, "Wqkv has 4 heads"),
-        (PADDED["falcon, 40B and 180B"], 3, "query_key_value has 4 heads"),
+        (FAMILIES["falcon, 40B and 180B"], 3, "query_key_value has 4 heads"),
         (falcon_of_odd_heads, 5, "query_key_value has 3 heads"),
         (
             lambda: transformers.BloomConfig(pretraining_tp=2, slow_but_exact=True),

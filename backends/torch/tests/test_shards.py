@@ -59,8 +59,13 @@ SHARED = [
     "opt",
     "stablelm",
     "gpt_oss",
+    "falcon, 7B",
+    "falcon, 40B and 180B",
 ]
-SAMPLE = ["llama, tied", "gpt_neox", "gpt2", "phi3, sliding", "qwen2_moe", "deepseek_v2"]
+SAMPLE = [
+    *("llama, tied", "gpt_neox", "gpt2", "phi3, sliding", "qwen2_moe", "deepseek_v2"),
+    "falcon, 40B and 180B",
+]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from tgi_backend_torch.cross_attention import connect_cross
+from tgi_backend_torch.falcon import has_ours
 from tgi_backend_torch.vision import attention_of, seeing_class
 from tgi_core.contract import Progress
 from tgi_core.errors import BadModel, UnsupportedModel
@@ -115,7 +116,7 @@ def why_not_flat(cls: type[PreTrainedModel], config: PretrainedConfig) -> str | 
     strange = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
     if strange:
         return f"{cls.__name__} has layers of the kind {', '.join(sorted(strange))}"
-    if not cls._can_set_attn_implementation():
+    if not (cls._can_set_attn_implementation() or has_ours(config)):
         return f"{cls.__name__} computes attention by itself"
     parameters = inspect.signature(cls.forward).parameters
     for parameter in ("input_ids", "position_ids"):
