@@ -110,7 +110,8 @@ class Glances:
         Raises:
             Unsupported: a token sees more.
         """
-        rows = [tuple(self._views(step, row)) for row in range(step.num_rows)]
+        begins = step.row_begins().tolist()
+        rows = [tuple(self._views(step, row, begins[row])) for row in range(step.num_rows)]
         whole = self._glance(step, rows)
         if whole.width <= self.widths[-1]:
             yield whole
@@ -177,17 +178,17 @@ class Glances:
                 sums = sums.plus(queries, pools, images[:, part], hidden, scoring.scaling)
         return unfolded(sums.weighted).to(dtype)
 
-    def _views(self, step: Step, row: int) -> Iterator[_View]:
-        """Of the tokens of a row that see anything."""
+    def _views(self, step: Step, row: int, offset: int) -> Iterator[_View]:
+        """Of the tokens of a row that see anything; it begins at `offset` in the step."""
         past, n = int(step.past[row]), int(step.n[row])
-        offset = int(step.row_begins()[row]) - past
         views = self._cross.family.views(self._tables.shown(int(step.seq[row])))
         ends = [*(view.begin for view in views[1:]), past + n]
         for last, (view, end) in enumerate(zip(views, ends, strict=False), 1):
             begin = max(view.begin, past)
             if begin < end:
                 # an image begins each view, and is the last that is seen in it
-                yield _View(begin + offset, end + offset, last - len(view.images), last)
+                at = offset - past
+                yield _View(begin + at, end + at, last - len(view.images), last)
 
     def _images(self, step: Step, row: int, views: Sequence[_View]) -> Sequence[ImageCells]:
         """All that the tokens of a row see."""
