@@ -87,9 +87,19 @@ class Meeting:
 
     def __init__(self, rank: int, size: int, folder: Path) -> None:
         self.rank, self.size, self.folder = rank, size, folder
+        self.loads = False
+
+    def begin(self):
+        self.loading.acquire()
+        self.loads = True
+
+    def end(self):
+        if self.loads:
+            self.loads = False
+            self.loading.release()
 
     def join(self):
-        self.loading.release()
+        self.end()
         return connect_on_this_host(self.folder / "meeting", self.rank, self.size)
 
 
@@ -104,8 +114,11 @@ class Threads:
         request = request_for(folder, num_shards=size, **wishes)
 
         def load(rank: TorchBackend):
-            Meeting.loading.acquire()
-            return rank.load(request, lambda *told: None)
+            rank._meeting.begin()
+            try:
+                return rank.load(request, lambda *told: None)
+            finally:  # of one that refuses
+                rank._meeting.end()
 
         self.capabilities = self._all(load)[0]
 

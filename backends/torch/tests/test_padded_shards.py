@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -116,6 +117,19 @@ def test_greedy_tokens_of_encoded_prompts_are_those_of_generate(family, size, fa
 def test_other_forms_of_these_families_are_shared_too(form, tmp_path, ranks):
     folder = make_model(tmp_path / "model", OTHER_FORMS[form]())
     check_any_batch(Driver(ranks(folder, 2, max_rows=6, max_sequence_tokens=160), folder))
+
+
+@pytest.mark.parametrize("wish", ["eetq", "bitsandbytes-nf4"])
+@pytest.mark.long
+def test_two_ranks_round_weights_as_one_does(wish, family_folder, load, ranks):
+    folder = family_folder("bloom")
+    rows = {0: list(range(10, 40)), 1: [5, 6, 7]}
+    one, two = (
+        Driver(backend, folder).step(rows)
+        for backend in (load(folder, quantize=wish), ranks(folder, 2, quantize=wish))
+    )
+    for seq in rows:
+        np.testing.assert_allclose(one[seq], two[seq], atol=1e-4, rtol=1e-4)
 
 
 def falcon_of_odd_heads() -> transformers.FalconConfig:

@@ -102,6 +102,19 @@ def test_processes_compute_together_and_end_together(family_folder, ranks, tmp_p
     assert not followers()
 
 
+@pytest.mark.parametrize("family", ["falcon, ALiBi", "mamba"])
+@pytest.mark.long
+def test_processes_share_a_model_that_no_flat_batch_holds(family, family_folder, ranks):
+    backend = ranks(family_folder(family), 2)
+    backend.warm_up(lambda *told: None)
+    driver = Driver(backend, family_folder(family))
+    check_greedy(driver)
+    driver.release(0)
+    driver.check({0: [4, 5, 6]})
+    backend.close()
+    assert not followers()
+
+
 def test_when_a_rank_is_killed_the_next_step_says_that_the_device_is_gone(family_folder, ranks):
     backend = ranks(family_folder("llama"), 2)
     assert backend.reserve(0, 8)

@@ -32,7 +32,7 @@ def hold(layer: FewBitsLinear, read: ReadLayer, piece: Pieces | None) -> None:
     if piece is not None:
         if len(piece.ranges) > 1:
             raise UnsupportedModel(
-                "queries, keys and values in one matrix are not cut among devices in few bits: "
+                "what lies in one matrix, as queries, keys and values do, is not cut in few bits: "
                 "leave out --num-shard, or serve the unquantized model without --quantize."
             )
         [(begin, end)] = piece.ranges
