@@ -14,7 +14,7 @@ from tgi_backend_torch.shards import check_shards
 from tests.families import (
     FAMILIES,
     GQA,
-    RECURRENT,
+    PADDED,
     SIZES,
     Driver,
     check_any_batch,
@@ -144,8 +144,8 @@ def test_each_rank_holds_a_part_of_layers_that_lie_transposed(family_folder):
 
 @pytest.mark.parametrize(
     "config",
-    [lambda: transformers.PersimmonConfig(**SIZES, intermediate_size=48), RECURRENT["bamba"]],
-    ids=["persimmon", "bamba"],
+    [lambda: transformers.PersimmonConfig(**SIZES, intermediate_size=48), PADDED["llama4_text"]],
+    ids=["persimmon", "llama4_text"],
 )
 def test_a_family_without_a_plan_is_refused_by_name(config):
     config = config()

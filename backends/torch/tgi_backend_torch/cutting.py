@@ -60,7 +60,8 @@ def cut_linear(
     width = weight.shape[outputs]
     if style in OPTIONAL and width % size:
         return None
-    units = units_of(model, name, width)
+    # what is joined may be cut anywhere
+    units = width if style is Style.JOINED_OUTPUTS else units_of(model, name, width)
     if style is Style.HEADS:
         parts = _cut_heads(name, weight.shape[inputs], width, units, rank, size)
     elif style is Style.GROUPS:

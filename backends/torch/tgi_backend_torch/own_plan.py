@@ -23,12 +23,14 @@ class OwnPlan:
     """How a layer, or a parameter of one, is cut."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Numbers that modules compute shapes with: each shrinks as the outputs of a layer do."""
+    ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Numbers of heads of one layer to a head of another one, of which ranks may share some."""
     lists: Mapping[str, str] = field(default_factory=dict)
     """Lists of modules, one for each head: a rank keeps those whose heads it has of a layer."""
     by_head: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Arguments of modules that hold something for each head."""
     whole: str = ""
-    """What of a layer every rank computes whole, and why; for people."""
+    """What every rank computes all of; for people."""
 
     def counts_of(self, model: nn.Module, pieces: Mapping[str, Pieces | None]) -> dict[str, int]:
         """What the numbers of a model's modules become, by their names in the model.
@@ -46,6 +48,13 @@ class OwnPlan:
                     count = getattr(module, attribute)
                     # ranks that share a key have one as well
                     found[f"{name}.{attribute}"] = max(1, count * (end - begin) // width)
+            for pattern, (many, few) in self.ratios.items():
+                at, _, attribute = pattern.rpartition(".")
+                if pattern_of(name) == at:
+                    begin, end, width = _kept(name, many, pieces)
+                    first, last, other = _kept(name, few, pieces)
+                    count = getattr(module, attribute) * (end - begin) * other
+                    found[f"{name}.{attribute}"] = count // (width * (last - first))
         return found
 
     def lists_of(

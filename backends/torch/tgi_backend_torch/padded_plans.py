@@ -1,7 +1,12 @@
-"""Plans for families whose modules compute attention, or what they have instead, by themselves."""
+"""Plans for families whose modules compute attention, or what they have instead, by themselves.
+
+What a plan cannot cut by heads or channels each rank computes whole; of its matrices the ranks have
+parts all the same, and join what comes out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +15,8 @@ from tgi_core.errors import UnsupportedModel
 
 _H = "transformer.h.*"
 _BLOCKS = "transformer.blocks.*"
-_MIXER = "backbone.layers.*.mixer"
-_T5_ATTENTION = (
-    "encoder.block.*.layer.*.SelfAttention",
-    "decoder.block.*.layer.*.SelfAttention",
-    "decoder.block.*.layer.*.EncDecAttention",
-)
-_T5_FEED_FORWARD = (
-    "encoder.block.*.layer.*.DenseReluDense",
-    "decoder.block.*.layer.*.DenseReluDense",
-)
+_LAYERS = "model.layers.*"
+_ATTENTION = f"{_LAYERS}.self_attn"
 
 _BLOOM = OwnPlan(
     layers={
@@ -43,48 +40,149 @@ _MPT = OwnPlan(
     by_head={f"{_BLOCKS}.attn": ("position_bias",)},
 )
 
-_T5 = OwnPlan(
+
+def _separate(attention: str, out: str = "out_proj") -> dict[str, str]:
+    """Queries, keys and values in a matrix each."""
+    return {
+        **{f"{attention}.{name}_proj": "colwise" for name in "qkv"},
+        f"{attention}.{out}": "rowwise",
+    }
+
+
+def _gpt(attention: str, count: str, up: str, down: str) -> OwnPlan:
+    return OwnPlan(
+        layers={**_separate(attention), f"{_H}.mlp.{up}": "colwise", f"{_H}.mlp.{down}": "rowwise"},
+        counts={f"{attention}.{count}": f"{attention}.q_proj"},
+    )
+
+
+_CODEGEN = OwnPlan(
     layers={
-        **{f"{each}.{name}": "colwise" for each in _T5_ATTENTION for name in "qkv"},
-        **{f"{each}.o": "rowwise" for each in _T5_ATTENTION},
-        # a column for each head
-        **{f"{each}.relative_attention_bias.weight": "rowwise" for each in _T5_ATTENTION},
-        **{
-            f"{each}.{name}": "colwise"
-            for each in _T5_FEED_FORWARD
-            for name in ("wi", "wi_0", "wi_1")
-        },
-        **{f"{each}.wo": "rowwise" for each in _T5_FEED_FORWARD},
+        # four blocks of queries, values and keys, wherever a head is
+        f"{_H}.attn.qkv_proj": "colwise_gather_output",
+        f"{_H}.attn.out_proj": "colwise_gather_output",
+        f"{_H}.mlp.fc_in": "colwise",
+        f"{_H}.mlp.fc_out": "rowwise",
     },
-    counts={
-        f"{each}.{count}": f"{each}.q"
-        for each in _T5_ATTENTION
-        for count in ("n_heads", "inner_dim")
-    },
+    whole="attention",
 )
 
-_MAMBA = OwnPlan(
-    layers={
-        # the channels, and then as many gates
-        f"{_MIXER}.in_proj": "packed_colwise",
-        f"{_MIXER}.conv1d.weight": "colwise",
-        f"{_MIXER}.conv1d.bias": "colwise",
-        f"{_MIXER}.x_proj": "rowwise",
-        f"{_MIXER}.dt_proj": "colwise",
-        f"{_MIXER}.A_log": "colwise",
-        f"{_MIXER}.D": "colwise",
-        f"{_MIXER}.out_proj": "rowwise",
-    },
-    counts={
-        f"{_MIXER}.{count}": f"{_MIXER}.conv1d"
-        for count in (
-            "intermediate_size",
-            "conv1d.groups",
-            "conv1d.in_channels",
-            "conv1d.out_channels",
-        )
-    },
+
+def _t5() -> OwnPlan:
+    own = [f"{stack}.block.*.layer.*.SelfAttention" for stack in ("encoder", "decoder")]
+    attention = [*own, "decoder.block.*.layer.*.EncDecAttention"]
+    feed_forward = [f"{stack}.block.*.layer.*.DenseReluDense" for stack in ("encoder", "decoder")]
+    inner, counts = ("wi", "wi_0", "wi_1"), ("n_heads", "inner_dim")
+    return OwnPlan(
+        layers={
+            **{f"{each}.{name}": "colwise" for each in attention for name in "qkv"},
+            **{f"{each}.o": "rowwise" for each in attention},
+            # a column for each head
+            **{f"{each}.relative_attention_bias.weight": "rowwise" for each in own},
+            **{f"{each}.{name}": "colwise" for each in feed_forward for name in inner},
+            **{f"{each}.wo": "rowwise" for each in feed_forward},
+        },
+        counts={f"{each}.{count}": f"{each}.q" for each in attention for count in counts},
+    )
+
+
+def _bart() -> OwnPlan:
+    stacks = ("model.encoder.layers.*", "model.decoder.layers.*")
+    attention = [*(f"{stack}.self_attn" for stack in stacks), f"{stacks[1]}.encoder_attn"]
+    return OwnPlan(
+        layers={
+            **{name: style for each in attention for name, style in _separate(each).items()},
+            **{f"{stack}.fc1": "colwise" for stack in stacks},
+            **{f"{stack}.fc2": "rowwise" for stack in stacks},
+        },
+        counts={f"{each}.num_heads": f"{each}.q_proj" for each in attention},
+    )
+
+
+def _mamba(mixer: str) -> OwnPlan:
+    """Cut by channels."""
+    counts = ("intermediate_size", "conv1d.groups", "conv1d.in_channels", "conv1d.out_channels")
+    return OwnPlan(
+        layers={
+            # the channels, and then as many gates
+            f"{mixer}.in_proj": "packed_colwise",
+            f"{mixer}.conv1d.weight": "colwise",
+            f"{mixer}.conv1d.bias": "colwise",
+            f"{mixer}.x_proj": "rowwise",
+            f"{mixer}.dt_proj": "colwise",
+            f"{mixer}.A_log": "colwise",
+            f"{mixer}.D": "colwise",
+            f"{mixer}.out_proj": "rowwise",
+        },
+        counts={f"{mixer}.{count}": f"{mixer}.conv1d" for count in counts},
+    )
+
+
+def _joined(mixer: str) -> dict[str, str]:
+    """Of one whose channels have a norm, or keys, in common."""
+    return {f"{mixer}.{name}": "colwise_gather_output" for name in ("in_proj", "out_proj")}
+
+
+def _hybrid(
+    more: Mapping[str, str], out: str = "o_proj", whole: str = "the recurrent layers"
+) -> OwnPlan:
+    """Some layers have attention; of the others what transformers says holds, too."""
+    groups = (f"{_ATTENTION}.q_proj", f"{_ATTENTION}.k_proj")
+    return OwnPlan(
+        layers={**_separate(_ATTENTION, out), **more},
+        ratios={f"{_ATTENTION}.num_key_value_groups": groups},
+        whole=whole,
+    )
+
+
+def _jamba() -> OwnPlan:
+    mixers = _mamba(f"{_LAYERS}.mamba")
+    hybrid = _hybrid({**mixers.layers, **_GATED}, whole="")
+    return replace(hybrid, counts=mixers.counts)
+
+
+_GATED = {
+    f"{_LAYERS}.feed_forward.gate_proj": "colwise",
+    f"{_LAYERS}.feed_forward.up_proj": "colwise",
+    f"{_LAYERS}.feed_forward.down_proj": "rowwise",
+}
+_LFM2 = {
+    **_joined(f"{_LAYERS}.conv"),
+    f"{_LAYERS}.feed_forward.w1": "colwise",
+    f"{_LAYERS}.feed_forward.w3": "colwise",
+    f"{_LAYERS}.feed_forward.w2": "rowwise",
+}
+_GRANITE = {
+    **_joined(f"{_LAYERS}.mamba"),
+    f"{_LAYERS}.shared_mlp.input_linear": "packed_colwise",
+    f"{_LAYERS}.shared_mlp.output_linear": "rowwise",
+}
+_LIKE_BART = (
+    "bart",
+    "blenderbot",
+    "blenderbot-small",
+    "m2m_100",
+    "mbart",
+    "mvp",
+    "pegasus",
+    "plbart",
 )
+
+_PLANS = {
+    "mpt": _MPT,
+    "codegen": _CODEGEN,
+    "gptj": _gpt(f"{_H}.attn", "num_attention_heads", "fc_in", "fc_out"),
+    "gpt_neo": _gpt(f"{_H}.attn.attention", "num_heads", "c_fc", "c_proj"),
+    **dict.fromkeys(("t5", "mt5", "umt5"), _t5()),
+    **dict.fromkeys(_LIKE_BART, _bart()),
+    **dict.fromkeys(("mamba", "falcon_mamba"), _mamba("backbone.layers.*.mixer")),
+    "mamba2": OwnPlan(layers=_joined("backbone.layers.*.mixer"), whole="the recurrent layers"),
+    "jamba": _jamba(),
+    **dict.fromkeys(("bamba", "falcon_h1"), _hybrid({**_joined(f"{_LAYERS}.mamba"), **_GATED})),
+    "granitemoehybrid": _hybrid(_GRANITE),
+    "lfm2": _hybrid(_LFM2, "out_proj", "the convolutions"),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _hybrid({})),
+}
 
 
 def padded_plan(config: Any, size: int) -> OwnPlan | None:
@@ -94,13 +192,8 @@ def padded_plan(config: Any, size: int) -> OwnPlan | None:
             return _bloom(config)
         case "falcon":
             return _falcon(config, size)
-        case "mpt":
-            return _MPT
-        case "t5" | "mt5" | "umt5":
-            return _T5
-        case "mamba" | "falcon_mamba":
-            return _MAMBA
-    return None
+        case model_type:
+            return _PLANS.get(model_type)
 
 
 def _bloom(config: Any) -> OwnPlan:
@@ -123,11 +216,11 @@ def _falcon(config: Any, size: int) -> OwnPlan:
         joint = "qkv_colwise"
         if heads % size and heads > size:
             # the 7B has 71
-            feed_forward = {
-                name: style for name, style in _BLOOM.layers.items() if name.startswith(f"{_H}.mlp")
-            }
+            joined = dict.fromkeys(
+                (f"{attention}.query_key_value", f"{attention}.dense"), "colwise_gather_output"
+            )
             return OwnPlan(
-                layers=feed_forward,
+                layers={**_BLOOM.layers, **joined},
                 whole=f"attention, whose {heads} heads {size} ranks cannot share evenly",
             )
     else:

@@ -91,7 +91,7 @@ def check_shards(cls: type[PreTrainedModel], config: PretrainedConfig, size: int
         model = empty_model(cls, config, torch.bfloat16, attention_for(cls, config))
         plan_cuts(model, 0, size)
     if own is not None and own.whole:
-        logger.info("each rank computes all of %s", own.whole)
+        logger.info("each rank computes all of %s, and holds a part of its weights", own.whole)
 
 
 def load_part(
