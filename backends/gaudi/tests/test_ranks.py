@@ -14,7 +14,9 @@ from torch.distributed import FileStore
 
 from tests.engines import generate, no_progress, requests
 from tests.families import FAMILIES, make_model, request_for
+from tests.image_requests import NUM, request_of, run
 from tests.lora import two_adapters
+from tests.seeing import make_seeing, png
 from tests.simulators.hccl import Hccl
 from tests.simulators.hpu import Refused
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
@@ -50,7 +52,7 @@ def two_gaudis(gaudi, monkeypatch):
 def engine_over(backend, folder, **wishes) -> StepEngine:
     engine = StepEngine(backend, FirstComeFirstServed())
     sizes = {"max_rows": 2, "max_sequence_tokens": 64, "max_step_tokens": 32, "cache_tokens": 256}
-    engine.start(request_for(folder, **sizes, **wishes, num_threads=1), no_progress)
+    engine.start(request_for(folder, **{**sizes, **wishes}, num_threads=1), no_progress)
     return engine
 
 
@@ -88,6 +90,27 @@ def test_adapters_of_two_gaudis_give_the_tokens_of_one_and_nothing_is_compiled_l
     backend.close()
     two_gaudis.stop()
     assert outputs == generate(engine_over(TorchBackend(), folder), wanted)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["llava_next", "mllama"])
+def test_two_gaudis_look_at_images_as_one_does_and_nothing_is_compiled_late(
+    family, two_gaudis, tmp_path
+):
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    model = make_seeing(tmp_path / "model", family)
+    text, files = f"look: {model.family.bare} what is it?", [png(40, 30)]
+    wanted, expected = request_of(model, "r", text, files), model.generate(text, files, NUM)
+    sizes = {"cache_tokens": 512, "max_sequence_tokens": 128}
+    backend = GaudiBackend()
+    engine = engine_over(backend, model.folder, num_shards=2, **sizes)
+    # the tower compiles something for a size of picture that it has not seen
+    assert run(engine, wanted) == {"r": expected}
+    two_gaudis.sealed = True
+    assert run(engine, wanted) == {"r": expected}
+    backend.close()
+    two_gaudis.stop()
 
 
 def test_more_ranks_than_gaudis_are_refused_before_anything_is_loaded(folder, two_gaudis):

@@ -12,7 +12,6 @@ from tgi_backend_torch.cache import LayerShape, PagedCache
 from tgi_backend_torch.cross_families import Idefics, Mllama
 from tgi_backend_torch.image_pages import ImagePages
 from tgi_backend_torch.image_tables import ImageTables, Shown
-from tgi_backend_torch.ranks import RankedBackend
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import request_for
@@ -168,13 +167,6 @@ def test_without_a_processor_they_are_served_for_text(name, tmp_path, new_engine
     assert engine._backend.limits.modalities == {Modality.TEXT}
     text = request_of(model, "r", "no image", [])
     assert run(engine, text) == {"r": model.generate("no image", [], NUM)}
-
-
-@pytest.mark.parametrize("family", ["mllama", "idefics"])
-def test_sharing_them_among_devices_is_refused_by_name(family, request):
-    wish = request_for(request.getfixturevalue(family).folder, num_shards=2)
-    with pytest.raises(UnsupportedModel, match="leave out --num-shard"):
-        RankedBackend().load(wish, lambda *_: None)
 
 
 def test_adapters_may_change_what_looks_at_text(idefics):

@@ -8,8 +8,9 @@ the reference code of both families. See Flamingo, arXiv 2204.14198, section 2.3
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -135,12 +136,13 @@ class CrossAttention:
         return tuple(measure.shapes)
 
     def _look(self, vectors: Tensor, attention: Attention) -> None:
-        """Has all layers turn vectors (V, size) into keys and values."""
+        """Has all layers turn vectors (V, size) into keys and values, and stop there."""
         self._bind(attention)
         try:
             for module in self.modules:
                 nobody = vectors.new_zeros(1, 1, module.q_proj.weight.shape[1])
-                module(hidden_states=nobody, **{self.family.states: vectors[None]})
+                with suppress(_Taken):
+                    module(hidden_states=nobody, **{self.family.states: vectors[None]})
         finally:
             self._bind(self._attention)
 
@@ -182,8 +184,12 @@ def modules_of_text(model: PreTrainedModel) -> list[nn.Module]:
     return [module for module in model.modules() if module not in looking]
 
 
+class _Taken(Exception):
+    """Nothing else is wanted of a layer: what follows would be exchanged among ranks."""
+
+
 class _Keeper:
-    """Satisfies `Attention`: keeps the keys and values of an image, and attends to nothing."""
+    """Satisfies `Attention`: keeps the keys and values of an image."""
 
     def __init__(self, pages: ImagePages, image: ImageCells) -> None:
         self._pages = pages
@@ -191,9 +197,9 @@ class _Keeper:
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
-    ) -> Tensor:
+    ) -> NoReturn:
         self._pages.write(layer, self._image, key, value)
-        return query.new_zeros(query.shape[0], query.shape[1], value.shape[2])
+        raise _Taken
 
 
 class _Measure:
@@ -204,10 +210,10 @@ class _Measure:
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
-    ) -> Tensor:
+    ) -> NoReturn:
         shape = LayerShape(kv_heads=key.shape[1], key_dim=key.shape[2], value_dim=value.shape[2])
         self.shapes.append(shape)
-        return query.new_zeros(query.shape[0], query.shape[1], value.shape[2])
+        raise _Taken
 
 
 def _lookers(

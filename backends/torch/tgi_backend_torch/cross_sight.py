@@ -5,7 +5,6 @@ and a sequence keeps its images for as long as it keeps the tokens that stand fo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tgi_backend_torch.cross_attention import CrossAttention
 from tgi_backend_torch.forward import gradless
 from tgi_backend_torch.image_pages import KeptImage
 from tgi_backend_torch.image_tables import ImageTables
-from tgi_backend_torch.pixels import ImageReader, placed
+from tgi_backend_torch.pixels import Arrays, ImageReader, placed
 from tgi_backend_torch.vision import SQUARE
 from tgi_core.contract import Image, ReadImage, Step
 from tgi_core.errors import BadImage
@@ -40,7 +39,7 @@ class CrossTower:
             )
         return ReadImage(pixels=self._reader.read(image))
 
-    def encode(self, pixels: Mapping[str, Tensor]) -> KeptImage:
+    def encode(self, pixels: Arrays) -> KeptImage:
         """See `Tower.encode`."""
         with gradless(self._model.device)():
             return self._cross.keep(placed(pixels, self._model))

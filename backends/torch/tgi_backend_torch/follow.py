@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 from tgi_backend_torch.group import Group
 from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.turns import (
     Begin,
+    Change,
+    Forget,
     Fork,
     Keep,
+    Look,
+    Message,
     Refused,
     Release,
     Reserve,
@@ -25,8 +31,9 @@ from tgi_backend_torch.turns import (
     Truncate,
     Turn,
     WarmUp,
+    with_images,
 )
-from tgi_core.errors import SetupError
+from tgi_core.errors import BadImage, OutOfMemory, SetupError
 
 
 class Follower:
@@ -47,56 +54,78 @@ def main(descriptor: int) -> None:
     """Follows until rank 0 goes away."""
     leader = Connection(descriptor)
     begin = leader.recv()
-    turns: SimpleQueue[Turn | WarmUp | Keep] = SimpleQueue()
-    Thread(target=_listen, args=(leader, turns), daemon=True).start()
+    messages: SimpleQueue[Message] = SimpleQueue()
+    Thread(target=_listen, args=(leader, messages), daemon=True).start()
     backend = begin.kind(begin.device.of_rank(begin.rank, begin.size), Follower(begin, leader))
     try:
         backend.load(begin.request, _to_nobody)
     except SetupError as error:
         leader.send(Refused(type(error).__name__, str(error)))
         return
+    repeating = Repeating(backend)
     while True:
-        repeat(backend, turns.get())
+        repeating.repeat(messages.get())
 
 
-def repeat(backend: TorchBackend, turn: Turn | WarmUp | Keep) -> None:
-    """Does what rank 0 did. If that raises, this process ends, and rank 0 takes notice."""
-    match turn:
-        case WarmUp():
-            backend.warm_up(_to_nobody)
-        case Keep(num_outputs):
-            backend.keep(num_outputs)
-        case Turn():
-            _take(backend, turn)
+class Repeating:
+    """What rank 0 did, done by another one. If that raises, this process ends, and rank 0 takes
+    notice.
+    """
 
+    def __init__(self, backend: TorchBackend) -> None:
+        self._backend = backend
+        self._images: dict[int, Any] = {}
+        """What was encoded of images, by number."""
 
-def _take(backend: TorchBackend, turn: Turn) -> None:
-    for change in turn.changes:
-        match change:
-            case Reserve(seq, length):
-                backend.reserve(seq, length)
-            case Fork(src, dst, length):
-                backend.fork(src, dst, length)
-            case Truncate(seq, length):
-                backend.truncate(seq, length)
-            case Release(seq):
-                backend.release(seq)
-            case SetAdapter(place, adapter):
-                backend.set_adapter(place, adapter and backend.place_adapter(adapter))
-    if turn.embeds:
-        backend.embed(turn.step)
-    else:
-        backend.step(turn.step)
+    def repeat(self, message: Message) -> None:
+        """Does it."""
+        match message:
+            case WarmUp():
+                self._backend.warm_up(_to_nobody)
+            case Keep(num_outputs):
+                self._backend.keep(num_outputs)
+            case Look(changes, image, pixels):
+                self._change(changes)
+                self._look(image, pixels)
+            case Turn(changes, step, embeds):
+                self._change(changes)
+                step = with_images(step, self._images.__getitem__)
+                if embeds:
+                    self._backend.embed(step)
+                else:
+                    self._backend.step(step)
+
+    def _look(self, image: int, pixels: Any) -> None:
+        # what is wrong is wrong for all ranks, and rank 0 shows no step an image that it has not
+        with suppress(BadImage, OutOfMemory):
+            self._images[image] = self._backend.encode_image(pixels)
+
+    def _change(self, changes: tuple[Change, ...]) -> None:
+        backend = self._backend
+        for change in changes:
+            match change:
+                case Reserve(seq, length):
+                    backend.reserve(seq, length)
+                case Fork(src, dst, length):
+                    backend.fork(src, dst, length)
+                case Truncate(seq, length):
+                    backend.truncate(seq, length)
+                case Release(seq):
+                    backend.release(seq)
+                case SetAdapter(place, adapter):
+                    backend.set_adapter(place, adapter and backend.place_adapter(adapter))
+                case Forget(image):
+                    self._images.pop(image, None)
 
 
 def _to_nobody(*progress: object) -> None:
     """Rank 0 tells what is to be told."""
 
 
-def _listen(leader: Connection, turns: SimpleQueue[Turn | WarmUp | Keep]) -> None:
+def _listen(leader: Connection, messages: SimpleQueue[Message]) -> None:
     try:
         while True:
-            turns.put(leader.recv())
+            messages.put(leader.recv())
     except (EOFError, OSError):
         # the main thread may wait for ranks that are gone; nothing here is worth an orderly end
         os._exit(0)

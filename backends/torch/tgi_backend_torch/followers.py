@@ -15,7 +15,7 @@ from threading import Thread
 from tgi_backend_torch.device import DeviceOfRanks
 from tgi_backend_torch.group import Group
 from tgi_backend_torch.runner import TorchBackend
-from tgi_backend_torch.turns import Begin, Keep, Refused, Turn, WarmUp
+from tgi_backend_torch.turns import Begin, Message, Refused
 from tgi_core import errors
 from tgi_core.contract import LoadRequest
 from tgi_core.errors import BackendDead, SetupError
@@ -68,7 +68,7 @@ class Followers:
                 Thread(target=self._end_with, args=(process,), daemon=True).start()
         return group
 
-    def tell(self, turn: Turn | WarmUp | Keep) -> None:
+    def tell(self, message: Message) -> None:
         """Has all of them do it.
 
         Raises:
@@ -76,7 +76,7 @@ class Followers:
         """
         try:
             for connection in self._connections:
-                connection.send(turn)
+                connection.send(message)
         except OSError as error:
             raise BackendDead("a rank is gone") from error
 

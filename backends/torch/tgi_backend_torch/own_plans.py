@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from transformers import PretrainedConfig
 
 from tgi_backend_torch.own_plan import OwnPlan
@@ -9,6 +11,7 @@ from tgi_backend_torch.padded_plans import padded_plan
 
 _OPT = "model.decoder.layers.*"
 _LLAMA = "model.layers.*"
+_MLLAMA = "model.language_model.layers.*"
 _GPT = "transformer.h.*"
 
 
@@ -22,6 +25,31 @@ def _gpt(*counts: str, joint: str) -> OwnPlan:
         },
         # in the output projection's inputs queries are alone
         counts={f"{_GPT}.attn.{count}": f"{_GPT}.attn.c_proj" for count in counts},
+    )
+
+
+def _looking(text: str, cross: str, counts: Mapping[str, str]) -> OwnPlan:
+    """For layers as Llama's, of which some look at images.
+
+    Args:
+        text: pattern of those that look at text.
+        cross: of those that look at images.
+        counts: numbers of an attention, and the layers that they shrink with.
+    """
+    layers: dict[str, str] = {}
+    for attention in (f"{text}.self_attn", f"{cross}.cross_attn"):
+        layers |= {f"{attention}.{name}_proj": "colwise" for name in "qkv"}
+        layers[f"{attention}.o_proj"] = "rowwise"
+    for layer in (text, cross):
+        layers |= {f"{layer}.mlp.{name}_proj": "colwise" for name in ("gate", "up")}
+        layers[f"{layer}.mlp.down_proj"] = "rowwise"
+    return OwnPlan(
+        layers=layers,
+        counts={
+            f"{attention}.{count}": f"{attention}.{layer}"
+            for attention in (f"{text}.self_attn", f"{cross}.cross_attn")
+            for count, layer in counts.items()
+        },
     )
 
 
@@ -60,6 +88,8 @@ _OWN = {
             f"{_LLAMA}.self_attn.k_layernorm.norms": f"{_LLAMA}.self_attn.k_proj",
         },
     ),
+    "idefics": _looking(_LLAMA, "model.gated_cross_attn_layers.*", {"num_heads": "q_proj"}),
+    "mllama": _looking(_MLLAMA, _MLLAMA, {"num_heads": "q_proj", "num_key_value_heads": "k_proj"}),
     "gpt2": _gpt("split_size", joint="qkv_colwise"),
     "gpt_oss": OwnPlan(
         layers={

@@ -1,5 +1,7 @@
 """From the file of an image to the pixels that a model takes: decoded, upright, and prepared by the
 image processor that comes with the model. Knows no model.
+
+Pixels are arrays of the host, which any rank of a model can be given.
 """
 
 from __future__ import annotations
@@ -11,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tgi_core.contract import Image
 from tgi_core.errors import BadImage, BadModel
 
 logger = logging.getLogger(__name__)
+
+Arrays = Mapping[str, NDArray[Any]]
+"""What a processor made of an image, by the names of a model's arguments."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _UPRIGHT = {
@@ -50,8 +57,8 @@ class ImageReader:
                 f"damaged ({error})."
             ) from error
 
-    def read(self, image: Image) -> dict[str, Tensor]:
-        """The tensors that the processor makes of an image, by their names.
+    def read(self, image: Image) -> Arrays:
+        """What the processor makes of an image.
 
         Raises:
             BadImage: it cannot be decoded, or the model cannot take it.
@@ -63,19 +70,20 @@ class ImageReader:
             logger.warning("an image of %s pixels cannot be prepared", picture.size, exc_info=error)
             raise BadImage("invalid image: the model cannot take one of its size") from error
 
-    def prepared(self, picture: PIL.Image.Image) -> dict[str, Tensor]:
+    def prepared(self, picture: PIL.Image.Image) -> Arrays:
         """The same, of a picture."""
         found = self.processor(images=[picture], return_tensors="pt")
         if isinstance(found, Tensor):  # Idefics1's processor returns nothing else
-            return {"pixel_values": found}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+            return {"pixel_values": found.numpy()}
+        return {name: value.numpy() for name, value in found.items() if isinstance(value, Tensor)}
 
 
-def placed(inputs: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """The tensors where a model is, in its dtype."""
+def placed(inputs: Arrays, model: Any) -> dict[str, Tensor]:
+    """Tensors of them where a model is, in its dtype."""
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     return {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in inputs.items()
+        for name, value in tensors.items()
     }
 
 

@@ -6,6 +6,8 @@ cache, and the steps, they are told here; while they compute they exchange resul
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,14 +26,17 @@ from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.shards import check_shards
 from tgi_backend_torch.turns import (
     Change,
+    Forget,
     Fork,
-    Keep,
+    Look,
+    Message,
     Release,
     Reserve,
     SetAdapter,
     Truncate,
     Turn,
     WarmUp,
+    with_images,
 )
 from tgi_backend_torch.weights import Weights
 from tgi_backend_torch.wishes import refuse_unknown
@@ -41,14 +46,23 @@ from tgi_core.contract import (
     Image,
     LoadRequest,
     LoraAdapter,
-    Modality,
     PendingLogits,
     Progress,
     ReadImage,
     Step,
-    TwoWay,
 )
 from tgi_core.errors import BackendDead, UnsupportedModel, UsageError
+
+
+class SharedImage:
+    """An image that all ranks have looked at; they forget it with this."""
+
+    __slots__ = ("__weakref__", "number", "own")
+
+    def __init__(self, number: int, own: Any) -> None:
+        self.number = number
+        self.own = own
+        """What this rank has made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +76,10 @@ class SharedAdapter:
 
 
 class RankedBackend:
-    """Satisfies `StepBackend`, `Embeds` and `HoldsAdapters`, with as many ranks as
+    """Satisfies `StepBackend`, `Embeds`, `HoldsAdapters` and `EncodesImages`, with as many ranks as
     `LoadRequest.num_shards` says.
 
-    One rank alone also satisfies `EncodesImages` and `HoldsHeads`.
+    One rank alone also satisfies `HoldsHeads`.
     """
 
     def __init__(
@@ -81,6 +95,7 @@ class RankedBackend:
         self._followers: Followers | None = None
         self._own = kind(self._device)
         self._changes: list[Change] = []
+        self._numbers = itertools.count()
 
     def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
         """Starts the other ranks, if there are any, and loads this one's part."""
@@ -101,12 +116,10 @@ class RankedBackend:
         self._followers = Followers(request, self._kind, self._device, size)
         try:
             self._own = self._kind(self._device.of_rank(0, size), self._followers)
-            limits = self._own.load(request, progress)
+            return self._own.load(request, progress)
         except BaseException:
             self.close()
             raise
-        # an image would have to be told to all ranks
-        return replace(limits, modalities=frozenset({Modality.TEXT}), two_way=TwoWay.NONE)
 
     def warm_up(self, progress: Progress) -> None:
         """As `TorchBackend.warm_up`, by all ranks."""
@@ -147,15 +160,15 @@ class RankedBackend:
             BackendDead: a rank is gone, or the step failed: then no rank knows what the others
                 have in their caches.
         """
-        self._tell(self._turn(step, embeds=False))
+        own = self._share(step, embeds=False)
         with self._together():
-            return self._own.step(step)
+            return self._own.step(own)
 
     def embed(self, step: Step) -> NDArray[np.float32]:
         """See `step`."""
-        self._tell(self._turn(step, embeds=True))
+        own = self._share(step, embeds=True)
         with self._together():
-            return self._own.embed(step)
+            return self._own.embed(own)
 
     def read_adapter(self, path: Path) -> SharedAdapter:
         """As `TorchBackend.read_adapter`; the others are given it when it is set."""
@@ -191,8 +204,20 @@ class RankedBackend:
         return self._own.read_image(image)
 
     def encode_image(self, pixels: Any) -> Any:
-        """As `TorchBackend.encode_image`."""
-        return self._own.encode_image(pixels)
+        """As `TorchBackend.encode_image`, by all ranks at once. They exchange nothing meanwhile, so
+        each may fail alone.
+
+        Raises:
+            BackendDead: a rank is gone.
+        """
+        if self._followers is None:
+            return self._own.encode_image(pixels)
+        number = next(self._numbers)
+        self._tell(Look(self._taken_changes(), number, pixels))
+        image = SharedImage(number, None)
+        weakref.finalize(image, self._changed, Forget(number))
+        image.own = self._own.encode_image(pixels)
+        return image
 
     def stats(self) -> BackendStats:
         """Of this rank; the others are alike."""
@@ -209,13 +234,22 @@ class RankedBackend:
         if self._followers is not None:
             self._changes.append(change)
 
-    def _turn(self, step: Step, *, embeds: bool) -> Turn:
-        changes, self._changes = tuple(self._changes), []
-        return Turn(changes, step, embeds)
+    def _share(self, step: Step, *, embeds: bool) -> Step:
+        """Has the others begin a step; returns it with what this rank has made of its images."""
+        if self._followers is None:
+            return step
+        theirs = with_images(step, lambda image: image.number)
+        self._tell(Turn(self._taken_changes(), theirs, embeds))
+        return with_images(step, lambda image: image.own)
 
-    def _tell(self, turn: Turn | WarmUp | Keep) -> None:
+    def _taken_changes(self) -> tuple[Change, ...]:
+        # in this order, as an image may be forgotten at any moment
+        changes, self._changes = self._changes, []
+        return tuple(changes)
+
+    def _tell(self, message: Message) -> None:
         if self._followers is not None:
-            self._followers.tell(turn)
+            self._followers.tell(message)
 
     def _refuse_more_than_there_are(self, size: int) -> None:
         most = self._device.most_ranks

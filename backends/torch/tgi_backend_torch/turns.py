@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tgi_backend_torch.device import DeviceOfRanks
 from tgi_backend_torch.runner import TorchBackend
@@ -56,6 +58,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing needs what was encoded of an image any more."""
+
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetAdapter:
     """As `HoldsAdapters.set_adapter`, with all of the adapter, which has been checked."""
 
@@ -63,7 +72,7 @@ class SetAdapter:
     adapter: LoraAdapter | None
 
 
-Change = Reserve | Fork | Truncate | Release | SetAdapter
+Change = Reserve | Fork | Truncate | Release | SetAdapter | Forget
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +81,18 @@ class Turn:
 
     changes: tuple[Change, ...]
     step: Step
+    """Its images are the numbers that `Look` gave them."""
     embeds: bool
     """Whether hidden states are wanted, and no logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """As `EncodesImages.encode_image`, and what happened before it."""
+
+    changes: tuple[Change, ...]
+    image: int
+    pixels: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,10 @@ class Keep:
     num_outputs: int
 
 
+Message = Turn | Look | WarmUp | Keep
+"""What ranks are told once they have loaded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """What a rank answers that cannot load its part."""
@@ -95,3 +118,9 @@ class Refused:
     kind: str
     """The class of the error."""
     message: str
+
+
+def with_images(step: Step, found: Callable[[Any], Any]) -> Step:
+    """A step with something else for what was encoded of its images."""
+    images = tuple(replace(image, encoded=found(image.encoded)) for image in step.images)
+    return replace(step, images=images) if images else step

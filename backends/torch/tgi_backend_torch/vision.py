@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PretrainedConfig,
 
 from tgi_backend_torch.attention import IMPLEMENTATION
 from tgi_backend_torch.forward import gradless
-from tgi_backend_torch.pixels import ImageReader, placed
+from tgi_backend_torch.pixels import Arrays, ImageReader, placed
 from tgi_core.contract import Image, ReadImage, TwoWay
 from tgi_core.errors import BadImage, UnsupportedModel
 
@@ -53,7 +52,7 @@ _NEEDS_TRANSFORMERS = 5
 class Pixels:
     """What the processor made of an image."""
 
-    inputs: Mapping[str, Tensor]
+    inputs: Arrays
     """Arguments of the model's `get_image_features`."""
     num_vectors: int
     """How many are wanted."""
@@ -149,10 +148,10 @@ class ImageTower:
         blank = (PIL.Image.new("RGB", (width, height)) for height, width in forms)
         return [self._vectors(self._chosen(self._reader.prepared(one))) for one in blank]
 
-    def _chosen(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _chosen(self, found: Arrays) -> Arrays:
         return {name: found[name] for name in found if name in self._wanted}
 
-    def _vectors(self, pixels: Mapping[str, Tensor]) -> Tensor:
+    def _vectors(self, pixels: Arrays) -> Tensor:
         """(K, hidden)."""
         inputs = placed(pixels, self._model)
         with gradless(self._model.device)():
