@@ -5,8 +5,11 @@ steps compile nothing.
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
-from tgi_backend_torch.shapes.glances import MOST_ADJACENT
+from tgi_backend_torch.cross_attention import cross_attention_of
+from tgi_backend_torch.shapes.glances import MOST_ADJACENT, attention_bytes
 
 from tests.families import request_for
 from tests.image_requests import NUM, conversations, request_of, run
@@ -107,3 +110,25 @@ def test_more_images_side_by_side_than_there_are_shapes_for_are_refused(seeing, 
     assert run(engine, request_of(model, "apart", text, small)) == {
         "apart": model.generate(text, small, NUM)
     }
+
+
+def test_the_cache_is_smaller_by_what_attention_to_images_takes(seeing, tmp_path, monkeypatch):
+    from tgi_backend_gaudi import habana
+    from tgi_backend_gaudi.backend import GaudiBackend
+
+    monkeypatch.setattr(habana, "free_bytes", lambda: 1 << 19)
+    texts = tmp_path / "model"
+    shutil.copytree(seeing("mllama").folder, texts)
+    (texts / "preprocessor_config.json").unlink()
+    bytes_of_cache, flats = [], []
+    for folder in (texts, seeing("mllama").folder):
+        backend = GaudiBackend()
+        sizes = {"max_rows": 8, "max_sequence_tokens": 256, "max_step_tokens": 64}
+        backend.load(request_for(folder, cache_tokens=None, **sizes), lambda *_: None)
+        bytes_of_cache.append(backend.stats().memory_bytes)
+        flats.append(backend._torch._own._loaded)
+    cross, cache = cross_attention_of(flats[1].flat.model), flats[1].cache
+    taken = attention_bytes(cross, cross.shapes()[:1] * len(cache.layers), 8, 64, 4)
+    block = bytes_of_cache[1] // (cache.num_blocks + 1)
+    fewer = bytes_of_cache[0] - bytes_of_cache[1]
+    assert abs(fewer - taken * backend._device.size_defaults.of_memory) <= block
