@@ -15,6 +15,7 @@ import triton
 from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
 from tgi_backend_cuda.kernels.paged import attend, combine
 from tgi_backend_cuda.kernels.store import store
+from tgi_backend_cuda.kernels.stream import multiply
 from tgi_backend_cuda.tiles import Architecture, nvidia
 from tgi_backend_rocm.chip import describe
 from triton.backends.compiler import GPUTarget
@@ -31,6 +32,7 @@ POINTERS = {
     "rms_norm": ("out x weight".split(), [], []),
     "silu_and_multiply": (["out", "x"], [], []),
     "rotate": ("x cos sin".split(), [], []),
+    "multiply": ("out x weight bias addend norm".split(), [], []),
 }
 """Arguments that point to numbers of the model's dtype, to float32 and to int32."""
 FLOATS = "scaling softcap value_scale key_factor value_factor limit epsilon".split()
@@ -62,16 +64,28 @@ def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dic
             GROUP=group, KV_HEADS=8, BLOCK_TOKENS=16, KEY_DIM=dim, KEY_PAD=pad, VALUE_DIM=dim,
             VALUE_PAD=pad, TILE_TOKENS=tokens,
             TILE_ROWS=max(16, triton.next_power_of_2(tokens * group)), KEYS=tile.keys,
+            EARLY=arch.early,
         )  # fmt: skip
-        options = dict(num_warps=tile.warps, num_stages=tile.stages, **dict(arch.extra))
+        options = dict(num_warps=tile.warps, num_stages=tile.stages, **arch.launch)
+        options |= dict(arch.extra)
         yield f"attend {dim} decode={decode}", attend, constants | extra, options
+    early, launch = dict(EARLY=arch.early), arch.launch
     heads = dict(KV_HEADS=8, HEADS_PAD=8, KEY_DIM=128, KEY_PAD=128, VALUE_DIM=128, VALUE_PAD=128)
-    yield "store", store, heads | dict(SCALED=False), dict(num_warps=4)
-    yield "combine", combine, dict(SPLITS=32, VALUE_DIM=128, VALUE_PAD=128), dict(num_warps=4)
-    yield "norm", rms_norm, dict(SIZE=4096, PAD=4096), dict(num_warps=8)
+    yield "store", store, heads | early | dict(SCALED=False), dict(num_warps=4, **launch)
+    parts = dict(SPLITS=32, VALUE_DIM=128, VALUE_PAD=128)
+    yield "combine", combine, early | parts, dict(num_warps=4, **launch)
+    yield "norm", rms_norm, early | dict(SIZE=4096, PAD=4096), dict(num_warps=8, **launch)
     yield "silu", silu_and_multiply, dict(SIZE=14336, COLUMNS=1024), dict(num_warps=4)
     rotary = dict(DIM=128, HEADS=40, HEADS_PAD=64, HALF_PAD=64)
-    yield "rotate", rotate, rotary, dict(num_warps=4)
+    yield "rotate", rotate, early | rotary, dict(num_warps=4, **launch)
+    if (stream := arch.stream) is not None:
+        product = dict(
+            SIZE=4096, PAD=4096, TOKENS=1, ROWS=stream.numbers // 4096, NORMED=True, BIASED=False
+        )  # fmt: skip
+        options = dict(num_warps=stream.warps, **launch)
+        for paired in (False, True):
+            kinds = dict(PAIRED=paired, ADDED=not paired)
+            yield f"multiply, paired={paired}", multiply, early | product | kinds, options
 
 
 def compile_kernel(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tgi_backend_cuda.launch import Pages, Rows
-from tgi_backend_cuda.tiles import Architecture, Tile
+from tgi_backend_cuda.tiles import Architecture, Stream, Tile
 from torch import Tensor
 
 BLOCK_TOKENS = 16
@@ -18,6 +18,7 @@ SMALL = Architecture(
     decode=Tile(rows=16, keys=32, warps=4, stages=1),
     prefill=Tile(rows=32, keys=32, warps=4, stages=1),
     decode_programs=4,
+    stream=Stream(most_tokens=2, numbers=1 << 9, warps=4),
 )
 """Tiles that short rows fill."""
 

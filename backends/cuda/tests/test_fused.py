@@ -8,7 +8,7 @@ from tgi_backend_torch.attention import IMPLEMENTATION
 from tgi_backend_torch.trial import try_model
 
 from tests.families import FAMILIES, GQA
-from tests.paged import DEVICE
+from tests.paged import DEVICE, SMALL
 
 
 def model_of(config) -> transformers.PreTrainedModel:
@@ -26,12 +26,12 @@ def model_of(config) -> transformers.PreTrainedModel:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral, sliding"])
 def test_norms_activations_and_positions_are_fused(family):
     model = model_of(FAMILIES[family]())
-    assert fuse(model) == Fused(norms=5, mlps=2, attentions=2)
+    assert fuse(model, SMALL) == Fused(norms=5, mlps=2, attentions=2, layers=2)
 
 
 def test_experts_keep_their_own_and_the_rest_is_fused():
     model = model_of(FAMILIES["mixtral"]())
-    assert fuse(model) == Fused(norms=5, mlps=0, attentions=2)
+    assert fuse(model, SMALL) == Fused(norms=5, mlps=0, attentions=2)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_experts_keep_their_own_and_the_rest_is_fused():
 )
 def test_what_computes_something_else_stays_as_it_is(family, fused):
     model = model_of(FAMILIES[family]())
-    assert fuse(model) == fused
+    assert fuse(model, SMALL) == fused
 
 
 def test_merged_weights_are_there_once_and_under_their_names():
     model = model_of(transformers.LlamaConfig(**GQA, attention_bias=True))
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    fuse(model)
+    fuse(model, SMALL)
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -63,6 +63,6 @@ def test_layers_that_an_adapter_changes_compute_as_before():
     """`try_model` hooks every linear layer to count what it sees, as an adapter would."""
     model = model_of(FAMILIES["llama"]())
     own = try_model(model).adaptable.keys()
-    fuse(model)
+    fuse(model, SMALL)
     assert try_model(model).adaptable.keys() == own
     assert any(name.endswith("q_proj") for name in own)

@@ -116,7 +116,7 @@ def test_new_keys_and_values_go_to_their_cells_and_nowhere_else(cache_dtype):
     key = numbers[:200].view(2, 5, 20).transpose(0, 1)
     value = numbers[200:].view(5, 3, 16)[:, 1:]
     cells = torch.tensor([40, -1, 3, 0, 17], dtype=torch.int32, device=DEVICE)
-    store_tokens(pages, key, value, cells)
+    store_tokens(pages, key, value, cells, SMALL)
     for pool, new in ((keys, key), (values, value)):
         flat = pool.float().flatten(0, 1).cpu()
         kept = new.cpu()[[0, 2, 3, 4]]

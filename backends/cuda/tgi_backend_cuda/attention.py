@@ -53,7 +53,7 @@ class TritonAttention:
         rows, pages = self._rows, self._pages[layer]
         if rows is None:
             return self._gathered.attend(layer, query, key, value, scoring)
-        store_tokens(pages, key, value, rows.cells)
+        store_tokens(pages, key, value, rows.cells, self._arch)
         return attend_rows(
             pages,
             query.to(self._dtype),

@@ -135,13 +135,15 @@ class GraphComputing:
         """Remembers what was sampled for the outputs of the last step, int32 (L,)."""
         self._sampled[: len(ids)].copy_(ids)
 
-    def _send(self, step: Step, tables: NDArray[np.int32], shape: Shape) -> Inputs:
+    def _send(self, step: Step, tables: NDArray[np.int32], shape: Shape) -> None:
         numbers = fill(self._staging.next(), step, tables, shape, BLOCK_TOKENS)
         self._staging.send(numbers)
-        return Inputs.of(self._buffer, shape)
 
     def _send_as_it_is(self, step: Step, tables: NDArray[np.int32]) -> Inputs:
-        inputs = self._send(step, tables, Shape.of(step, self._num_axes))
+        shape = Shape.of(step, self._num_axes)
+        self._send(step, tables, shape)
+        num_single = 0 if shape.decode else int(np.argmax(step.n > 1))
+        inputs = Inputs.of(self._buffer, shape, num_single)
         if step.two_way is None:
             self.attention.use(inputs.rows)
         else:

@@ -120,7 +120,7 @@ class GpuDevice:
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
         """Fuses what lies between the matrix products."""
         if self._fused and isinstance(model, PreTrainedModel):
-            logger.info("fused: %s", fuse(model))
+            logger.info("fused: %s", fuse(model, self._chip.architecture))
 
     def computing(
         self, model: FlatModel, cache: PagedCache, limits: Capabilities

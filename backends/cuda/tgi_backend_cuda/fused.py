@@ -1,12 +1,14 @@
 """Replaces what modules do between matrix products by our kernels, where a trial shows the same.
 
-Products that read the same input become one. The weights stay where they were, as parts of the
-merged ones, so adapters find their layers; a layer that an adapter has hooked computes as before.
+Products that read the same input become one, and what a layer adds to its input is added where it
+is computed. The weights stay where they were, as parts of the merged ones, so adapters find their
+layers; a layer that an adapter has hooked computes as before.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,13 +16,11 @@ import triton
 from tgi_backend_torch.attention import BoundLayer
 from tgi_backend_torch.replaced import Asked, Call, calls_of, is_alike, is_rms_norm, take
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
-
-_COLUMNS = 1024
-"""Numbers that one program of an activation takes."""
+from tgi_backend_cuda.kernels.fused import rms_norm, rotate
+from tgi_backend_cuda.products import Products, hooked, merged, share
+from tgi_backend_cuda.tiles import Architecture
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,19 +30,28 @@ class Fused:
     norms: int = 0
     mlps: int = 0
     attentions: int = 0
+    layers: int = 0
 
 
-def fuse(model: PreTrainedModel) -> Fused:
+def fuse(model: PreTrainedModel, arch: Architecture) -> Fused:
     """Replaces the `forward` of modules, in place."""
     counts = Fused()
-    for call in calls_of(model, lambda m: is_rms_norm(m) or _is_mlp(m) or _is_attention(m)):
-        if _fuse_norm(call):
+    products = Products(arch)
+    # what a module holds is called before it
+    for call in calls_of(model, _may_be_fused):
+        if _fuse_norm(call, arch):
             counts.norms += 1
-        elif _fuse_mlp(call):
+        elif _fuse_mlp(call, products):
             counts.mlps += 1
-        elif _fuse_attention(call):
+        elif _fuse_attention(call, products, arch):
             counts.attentions += 1
+        elif _fuse_layer(call):
+            counts.layers += 1
     return counts
+
+
+def _may_be_fused(module: nn.Module) -> bool:
+    return is_rms_norm(module) or _is_mlp(module) or _is_attention(module) or _is_layer(module)
 
 
 def _is_mlp(module: nn.Module) -> bool:
@@ -55,12 +64,17 @@ def _is_attention(module: nn.Module) -> bool:
     )
 
 
+def _is_layer(module: nn.Module) -> bool:
+    parts = {name for name, _ in module.named_children()}
+    return parts == {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+
+
 def _has_linears(module: nn.Module, *names: str) -> bool:
     return all(type(getattr(module, name, None)) is nn.Linear for name in names)
 
 
 @torch.no_grad()
-def _fuse_norm(call: Call) -> bool:
+def _fuse_norm(call: Call, arch: Architecture) -> bool:
     module = call.module
     if not is_rms_norm(module):
         return False
@@ -76,40 +90,45 @@ def _fuse_norm(call: Call) -> bool:
         size = x.shape[-1]
         pad = triton.next_power_of_2(size)
         warps = min(16, max(1, pad // 512))
-        rms_norm[(x.numel() // size,)](out, x, weight, epsilon, SIZE=size, PAD=pad, num_warps=warps)
+        rms_norm[(x.numel() // size,)](
+            out,
+            x,
+            weight,
+            epsilon,
+            SIZE=size,
+            PAD=pad,
+            EARLY=arch.early,
+            num_warps=warps,
+            **arch.launch,
+        )
         return out
 
     return take(call, forward, lambda found: is_alike(found, call.result))
 
 
 @torch.no_grad()
-def _fuse_mlp(call: Call) -> bool:
+def _fuse_mlp(call: Call, products: Products) -> bool:
     module: Any = call.module
     if not _is_mlp(module):
         return False
     original, gate, up = module.forward, module.gate_proj, module.up_proj
-    weight, bias = _merged(gate, up)
-    size = gate.out_features
+    weight, bias = merged(gate, up)
 
-    def forward(x: Tensor) -> Tensor:
-        if _hooked(gate, up):
-            result: Tensor = original(x)
-            return result
-        both = functional.linear(x, weight, bias)
-        active = both.new_empty(*both.shape[:-1], size)
-        grid = (both.numel() // (2 * size), triton.cdiv(size, _COLUMNS))
-        silu_and_multiply[grid](active, both, SIZE=size, COLUMNS=_COLUMNS, num_warps=4)
-        out: Tensor = module.down_proj(active)
-        return out
+    def forward(x: Tensor, norm: Any = None, into: Tensor | None = None) -> Tensor:
+        if hooked(gate, up):
+            result: Tensor = original(x if norm is None else norm(x))
+            return result if into is None else into + result
+        active = products.gated(x, weight, bias, norm=norm)
+        return products.layer(module.down_proj, active, into)
 
-    taken = take(call, forward, lambda found: is_alike(found, call.result))
+    taken = _take(call, forward, lambda call, found: is_alike(found, call.result))
     if taken:
-        _share(weight, bias, gate, up)
+        share(weight, bias, gate, up)
     return taken
 
 
 @torch.no_grad()
-def _fuse_attention(call: Call) -> bool:
+def _fuse_attention(call: Call, products: Products, arch: Architecture) -> bool:
     module: Any = call.module
     if not _is_attention(module) or "position_embeddings" not in call.kwargs:
         return False
@@ -121,19 +140,25 @@ def _fuse_attention(call: Call) -> bool:
     module.tgi_layer = BoundLayer(seen, 0)  # type: ignore[arg-type]
     original(*call.args, **call.kwargs)
     *expected, scoring = seen.asked[0]
-    weight, bias = _merged(*parts)
+    weight, bias = merged(*parts)
     heads, kv_heads = parts[0].out_features // dim, parts[1].out_features // dim
     turned = heads + kv_heads
 
     def forward(
-        hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **rest: Any
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        norm: Any = None,
+        into: Tensor | None = None,
+        **rest: Any,
     ) -> tuple[Tensor, None]:
-        if _hooked(*parts):
-            result: tuple[Tensor, None] = original(
-                hidden_states=hidden_states, position_embeddings=position_embeddings, **rest
-            )
-            return result
-        flat = functional.linear(hidden_states, weight, bias).flatten(0, -2)
+        if hooked(*parts):
+            result: Tensor = original(
+                hidden_states=hidden_states if norm is None else norm(hidden_states),
+                position_embeddings=position_embeddings,
+                **rest,
+            )[0]
+            return (result if into is None else into + result), None
+        flat = products.linear(hidden_states, weight, bias, norm=norm).flatten(0, -2)
         cos, sin = (x.reshape(-1, dim).contiguous() for x in position_embeddings)
         rotate[(len(flat),)](
             flat,
@@ -144,48 +169,70 @@ def _fuse_attention(call: Call) -> bool:
             HEADS=turned,
             HEADS_PAD=triton.next_power_of_2(turned),
             HALF_PAD=triton.next_power_of_2(dim // 2),
+            EARLY=arch.early,
             num_warps=4,
+            **arch.launch,
         )
         query, key, value = flat.unflatten(-1, (-1, dim)).split((heads, kv_heads, kv_heads), 1)
         layer: BoundLayer = module.tgi_layer
         out = layer.attention.attend(layer.index, query, key, value, scoring)
-        return module.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), None
+        out = out.reshape(*hidden_states.shape[:-1], -1)
+        return products.layer(module.o_proj, out, into), None
 
-    def alike(found: tuple[Tensor, None]) -> bool:
+    def alike(call: Call, found: tuple[Tensor, None]) -> bool:
         *ours, _ = seen.asked[0]
         pairs = zip([*ours, found[0]], [*expected, call.result[0]], strict=True)
-        return all(is_alike(one, other) for one, other in pairs)
+        return all(is_alike(one, other[: len(one)]) for one, other in pairs)
 
-    taken = take(call, forward, alike)
+    taken = _take(call, forward, alike)
     if taken:
-        _share(weight, bias, *parts)
+        share(weight, bias, *parts)
     del module.tgi_layer
     return taken
 
 
-def _merged(*linears: Any) -> tuple[Tensor, Tensor | None]:
-    """The weights of several layers in one, (all outputs, inputs), and their biases."""
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    biases = [linear.bias for linear in linears]
-    if all(bias is None for bias in biases):
-        return weight, None
-    given = [
-        weight.new_zeros(linear.out_features) if bias is None else bias.detach()
-        for linear, bias in zip(linears, biases, strict=True)
-    ]
-    return weight, torch.cat(given)
+@torch.no_grad()
+def _fuse_layer(call: Call) -> bool:
+    """Attention and MLP normalize what they get, and add to it what they give."""
+    module: Any = call.module
+    if not _is_layer(module):
+        return False
+    before, between = module.input_layernorm, module.post_attention_layernorm
+    if not (is_rms_norm(before) and is_rms_norm(between)):
+        return False
+
+    def forward(hidden_states: Tensor, *_: Any, **rest: Any) -> Tensor:
+        hidden, _ = module.self_attn(hidden_states, norm=before, into=hidden_states, **rest)
+        out: Tensor = module.mlp(hidden, norm=between, into=hidden)
+        return out
+
+    module.self_attn.tgi_layer = BoundLayer(Asked(), 0)  # type: ignore[arg-type]
+    taken = _take(call, forward, lambda call, found: is_alike(found, call.result))
+    del module.self_attn.tgi_layer
+    return taken
 
 
-def _share(weight: Tensor, bias: Tensor | None, *linears: Any) -> None:
-    """Lets the layers use their parts of the merged weights, so that none is there twice."""
-    begin = 0
-    for linear in linears:
-        end = begin + linear.out_features
-        linear.weight = nn.Parameter(weight[begin:end], requires_grad=False)
-        if linear.bias is not None and bias is not None:
-            linear.bias = nn.Parameter(bias[begin:end], requires_grad=False)
-        begin = end
+def _take(call: Call, forward: Callable[..., Any], alike: Callable[[Call, Any], bool]) -> bool:
+    """As `take`, if the first token alone gives the same too: other kernels compute it."""
+    one, whole = _beginning(call, 1), _beginning(call, None)
+    try:
+        fits = alike(one, forward(*one.args, **one.kwargs))
+    except Exception:  # see `take`
+        return False
+    return fits and take(whole, forward, lambda found: alike(whole, found))
 
 
-def _hooked(*modules: nn.Module) -> bool:
-    return any(module._forward_hooks for module in modules)
+def _beginning(call: Call, num_tokens: int | None) -> Call:
+    """Copies of all tensors, for a replaced module may write to what it was given."""
+    given = call.args[0] if call.args else call.kwargs["hidden_states"]
+
+    def cut(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(cut, x))
+        if not isinstance(x, Tensor):
+            return x
+        of_tokens = x.dim() > 1 and x.shape[-2] == given.shape[-2]
+        return (x[..., :num_tokens, :] if of_tokens else x).clone()
+
+    kwargs = {name: cut(x) for name, x in call.kwargs.items()}
+    return replace(call, args=cut(call.args), kwargs=kwargs, result=cut(call.result))

@@ -114,7 +114,7 @@ class Inputs:
     rows: Rows
 
     @classmethod
-    def of(cls, buffer: Tensor, shape: Shape) -> Inputs:
+    def of(cls, buffer: Tensor, shape: Shape, num_single: int = 0) -> Inputs:
         """Views of an int32 buffer that holds, or will hold, a step of this shape."""
         tokens, positions, cells, outputs, begins, lengths, blocks = shape.begins
         return cls(
@@ -129,5 +129,6 @@ class Inputs:
                 cells=buffer[cells:outputs],
                 num_rows=shape.rows,
                 decode=shape.decode,
+                num_single=num_single,
             ),
         )

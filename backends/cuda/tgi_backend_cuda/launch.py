@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -31,6 +31,8 @@ class Rows:
     """R; shapes may be padded, so it is not read off a tensor."""
     decode: bool
     """Every row has one token."""
+    num_single: int = 0
+    """Rows at the beginning that have one token, if others have more and it is known how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,9 @@ class Pages:
         return self.keys.dtype.itemsize == 1
 
 
-def store_tokens(pages: Pages, key: Tensor, value: Tensor, cells: Tensor) -> None:
+def store_tokens(
+    pages: Pages, key: Tensor, value: Tensor, cells: Tensor, arch: Architecture
+) -> None:
     """Writes key (T, kv_heads, key_dim) and value into the cells, int32 (T,); -1 is passed over."""
     key, value = _dense(key), _dense(value)
     kv_heads, key_dim, value_dim = key.shape[1], key.shape[2], value.shape[2]
@@ -76,7 +80,9 @@ def store_tokens(pages: Pages, key: Tensor, value: Tensor, cells: Tensor) -> Non
         KEY_PAD=_pad(key_dim),
         VALUE_DIM=value_dim,
         VALUE_PAD=_pad(value_dim),
+        EARLY=arch.early,
         num_warps=4,
+        **arch.launch,
     )
 
 
@@ -113,6 +119,46 @@ def attend_rows(
         (T, heads, value_dim), 0 for tokens that only pad.
     """
     query = _dense(query)
+    out = query.new_empty(len(query), query.shape[1], pages.values.shape[-1])
+    parts = [rows]
+    if rows.num_single and not rows.decode:
+        # a tile of a prompt's size would be nearly empty
+        single = replace(rows, num_rows=rows.num_single, num_single=0, decode=True)
+        parts = [single, rows]
+    for part in parts:
+        _attend(
+            out,
+            pages,
+            query,
+            part,
+            arch,
+            scaling=scaling,
+            window=window,
+            softcap=softcap,
+            sinks=sinks,
+            slopes=slopes,
+            tile=tile,
+            splits=splits,
+        )
+    return out
+
+
+def _attend(
+    out: Tensor,
+    pages: Pages,
+    query: Tensor,
+    rows: Rows,
+    arch: Architecture,
+    *,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    slopes: Tensor | None,
+    tile: Tile | None,
+    splits: int | None,
+) -> None:
+    """Of all rows, or of those behind the ones with a single token."""
     num_tokens, heads, key_dim = query.shape
     _, block_tokens, kv_heads, value_dim = pages.values.shape
     key_pad, value_pad = _pad(key_dim), _pad(value_dim)
@@ -122,13 +168,16 @@ def attend_rows(
             decode=rows.decode, dim=max(key_pad, value_pad), itemsize=query.element_size()
         )
     tile_tokens = 1 if rows.decode else max(1, tile.rows // group)
-    tiles = num_tokens if rows.decode else num_tokens // tile_tokens + rows.num_rows
+    # as the kernel counts them
+    first = rows.num_single // tile_tokens + rows.num_single
+    last = rows.num_rows if rows.decode else num_tokens // tile_tokens + rows.num_rows
+    tiles = last - first
     if splits is None:
         splits = arch.splits(tiles=tiles, kv_heads=kv_heads, decode=rows.decode)
-    out = query.new_empty(num_tokens, heads, value_dim)
     if splits > 1:
-        part_out = query.new_empty(num_tokens, heads, splits, value_dim, dtype=torch.float32)
-        part_high = query.new_empty(num_tokens, heads, splits, dtype=torch.float32)
+        places = (rows.num_rows if rows.decode else num_tokens, heads, splits)
+        part_out = query.new_empty(*places, value_dim, dtype=torch.float32)
+        part_high = query.new_empty(places, dtype=torch.float32)
         part_total = torch.empty_like(part_high)
     else:
         part_out = part_high = part_total = out
@@ -148,6 +197,7 @@ def attend_rows(
         out if slopes is None else slopes,
         rows.num_rows,
         splits,
+        first,
         scaling * pages.key_scale,
         softcap or 0.0,
         pages.value_scale,
@@ -169,23 +219,28 @@ def attend_rows(
         TILE_TOKENS=tile_tokens,
         TILE_ROWS=max(16, triton.next_power_of_2(tile_tokens * group)),
         KEYS=tile.keys,
+        EARLY=arch.early,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **arch.launch,
         **dict(arch.extra),
     )
     if splits > 1:
-        combine[(num_tokens, heads)](
-            out,
-            part_out,
-            part_high,
-            part_total,
+        # what comes before was added up, or is none of ours
+        begin = 0 if rows.decode else rows.num_single
+        combine[(places[0] - begin, heads)](
+            out[begin:],
+            part_out[begin:],
+            part_high[begin:],
+            part_total[begin:],
             splits,
             SPLITS=MOST_SPLITS,
             VALUE_DIM=value_dim,
             VALUE_PAD=value_pad,
+            EARLY=arch.early,
             num_warps=4,
+            **arch.launch,
         )
-    return out
 
 
 def _dense(x: Tensor) -> Tensor:

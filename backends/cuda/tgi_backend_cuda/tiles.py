@@ -1,8 +1,7 @@
 """Sizes of tiles and launches, by architecture. Figures and nothing else.
 
-The Hopper rows are reasoned from what the compiler says that they take of its 227 KiB of shared
-memory (`python -m tests.compiled_kernels sm_90`) and of its registers, not yet measured: `make gpu`
-times each of `candidates` and prints which is fastest.
+The Hopper rows were the fastest of many on an H200 (docs/measurements); the others are reasoned
+from what the compiler says that they take of a chip (`python -m tests.compiled_kernels sm_80`).
 """
 
 from __future__ import annotations
@@ -25,6 +24,17 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """How products of a few tokens are computed; see `kernels.stream`."""
+
+    most_tokens: int
+    """Of more tokens a library's product is as fast."""
+    numbers: int
+    """Weights that one program holds; with `warps` it says how many are under way at once."""
+    warps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """What launches depend on."""
 
@@ -34,13 +44,22 @@ class Architecture:
     """For rows of one token, 128 numbers a head, 2 bytes a number."""
     prefill: Tile
     """For longer rows, likewise."""
+    stream: Stream | None = None
+    """None leaves all products to a library."""
+    early: bool = False
+    """Whether a kernel may be launched before the one before it has ended, and wait for it."""
     extra: tuple[tuple[str, int], ...] = ()
     """Options that only this vendor's Triton has."""
-    decode_programs: int = 24
-    """Keys of single tokens are split until each multiprocessor has about so many programs: three
-    run at once (166 registers a thread on Hopper), and the last round should be a small part."""
+    decode_programs: int = 4
+    """Keys of single tokens are split until each multiprocessor has about so many programs: so many
+    run at once, and what is read in parts must be added up."""
     prefill_programs: int = 4
     """The same for other steps, whose parts cost more to add up."""
+
+    @property
+    def launch(self) -> dict[str, bool]:
+        """Options of every kernel's launch."""
+        return {"launch_pdl": True} if self.early else {}
 
     def tile(self, *, decode: bool, dim: int, itemsize: int) -> Tile:
         """For heads of `dim` numbers (the larger of key and value, padded) of `itemsize` bytes.
@@ -70,11 +89,10 @@ class Architecture:
 MOST_SPLITS = 32
 
 _HOPPER = (
-    # two turns are under way: their keys wait for the block table, which takes every other stage;
-    # three programs of 72 KiB fit a multiprocessor
-    Tile(rows=16, keys=64, warps=4, stages=5),
-    Tile(rows=128, keys=64, warps=8, stages=3),
+    Tile(rows=16, keys=64, warps=2, stages=3),
+    Tile(rows=128, keys=64, warps=4, stages=3),
 )
+_HOPPER_STREAM = Stream(most_tokens=4, numbers=1 << 14, warps=4)
 _AMPERE = (
     Tile(rows=16, keys=64, warps=4, stages=3),
     Tile(rows=128, keys=64, warps=8, stages=2),
@@ -101,11 +119,14 @@ def nvidia(capability: tuple[int, int], multiprocessors: int) -> Architecture:
             decode, prefill = _SMALL
         case _:
             decode, prefill = _OLD
+    hopper = capability[0] == 9
     return Architecture(
         name=f"sm_{capability[0]}{capability[1]}",
         multiprocessors=multiprocessors,
         decode=decode,
         prefill=prefill,
+        stream=_HOPPER_STREAM if hopper else None,
+        early=hopper,
     )
 
 

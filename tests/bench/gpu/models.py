@@ -116,7 +116,7 @@ class RandomBackend(SamplingTorchBackend):
     def _weights(self, request: LoadRequest) -> Any:
         return self
 
-    def fill(self, *_: object, share: Share) -> tuple[PreTrainedModel, Cuts]:
+    def fill(self, *_: object, share: Share, **__: object) -> tuple[PreTrainedModel, Cuts]:
         """As `Weights.fill`."""
         begin = time.perf_counter()
         self.model = make_model(self.config, IMPLEMENTATION)

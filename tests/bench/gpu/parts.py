@@ -178,14 +178,17 @@ def traced(load: Load, tokens: int, folder: Path) -> Path:
     return trace
 
 
-def idle(engine: StepEngine, vocab: int, folder: Path, streams: int) -> None:
+def idle(
+    name: str, engine: StepEngine, config: PretrainedConfig, folder: Path, streams: int
+) -> None:
+    vocab, layers = config.vocab_size, config.num_hidden_layers
     streams = min(streams, engine.info.cache_tokens // 512)
     load = Load(engine, requests(streams, 64, 120, vocab))
     load.until(lambda: load.generated >= 20 * streams)
     trace = traced(load, 20 * streams, folder)
     share = 1 - busy_share(trace)
-    row(f"8B: device idle, {streams} streams", f"{share:.1%}", "2.0%", share, "0.02 or less")
-    say(kernel_table(trace, steps=20, layers=32))
+    row(f"{name}: device idle, {streams} streams", f"{share:.1%}", "2.0%", share, "0.02 or less")
+    say(kernel_table(trace, steps=20, layers=layers))
 
 
 def prefill_kernels(engine: StepEngine, vocab: int, folder: Path) -> None:
@@ -203,8 +206,8 @@ def part_8b(folder: Path) -> None:
     attempt(lambda: decode_alone("8B", engine, needs, limits, vocab, "0.90"))
     attempt(lambda: prefill(engine, needs, limits, vocab))
     attempt(lambda: host_work(backend, engine, vocab, STREAMS))
-    attempt(lambda: idle(engine, vocab, folder, 1))
-    attempt(lambda: idle(engine, vocab, folder, 64))
+    attempt(lambda: idle("8B", engine, config, folder, 1))
+    attempt(lambda: idle("8B", engine, config, folder, 64))
     attempt(lambda: prefill_kernels(engine, vocab, folder))
     attempt(lambda: throughput(engine, needs, limits, vocab, SHORT))
     attempt(lambda: throughput(engine, needs, limits, vocab, OUTPUT))
@@ -216,6 +219,7 @@ def part_small(config: PretrainedConfig, name: str, folder: Path, goal: str) -> 
     assert backend.model is not None
     needs = Needs.of(backend.model, config)
     decode_alone(name, engine, needs, limits, config.vocab_size, goal)
+    idle(name, engine, config, folder, 1)
 
 
 def part_1b(folder: Path) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra import cuda
 
 
 @triton.jit
-def rms_norm(out, x, weight, epsilon, SIZE: tl.constexpr, PAD: tl.constexpr):
+def rms_norm(
+    out, x, weight, epsilon, SIZE: tl.constexpr, PAD: tl.constexpr, EARLY: tl.constexpr
+):  # fmt: skip
     """Out = weight * round(x / sqrt(mean(x²) + epsilon)), one program for each row of SIZE numbers.
 
     Rounds to the dtype of x before it multiplies, as transformers does.
     """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, PAD)
     there = column < SIZE
@@ -39,12 +45,16 @@ def silu_and_multiply(out, x, SIZE: tl.constexpr, COLUMNS: tl.constexpr):
 def rotate(
     x, cos, sin, token_stride,
     DIM: tl.constexpr, HEADS: tl.constexpr, HEADS_PAD: tl.constexpr, HALF_PAD: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Rotary positions of the first HEADS heads of each token, in place.
 
     x (T, at least HEADS * DIM) with the stride given; cos and sin (T, DIM), contiguous, in halves
     that are alike (https://arxiv.org/abs/2104.09864, as transformers arranges it).
     """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     HALF: tl.constexpr = DIM // 2
     d = tl.arange(0, HALF_PAD)

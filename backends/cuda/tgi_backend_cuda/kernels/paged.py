@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra import cuda
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -86,18 +87,20 @@ def add_keys(
     return acc, new_high, total
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_splits"])
+@triton.jit(do_not_specialize=["num_rows", "num_splits", "first_tile"])
 def attend(
     out, part_out, part_high, part_total,
     query, keys, values, tables, table_width, begins, lengths, sinks, slopes,
-    num_rows, num_splits, scaling, softcap, value_scale, query_token_stride, query_head_stride,
+    num_rows, num_splits, first_tile,
+    scaling, softcap, value_scale, query_token_stride, query_head_stride,
     DECODE: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     SINKS: tl.constexpr, SLOPES: tl.constexpr,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
     KEY_DIM: tl.constexpr, KEY_PAD: tl.constexpr, VALUE_DIM: tl.constexpr, VALUE_PAD: tl.constexpr,
     TILE_TOKENS: tl.constexpr, TILE_ROWS: tl.constexpr, KEYS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One program for each (tile, KV head, split).
+    """One program for each (tile, KV head, split), of the tiles from first_tile on.
 
     query (T, heads, KEY_DIM) with the strides given; keys (blocks, BLOCK_TOKENS, KV_HEADS,
     KEY_DIM) and values alike, contiguous; tables int32 (R, table_width[0]); begins int32 (R + 1,),
@@ -108,8 +111,11 @@ def attend(
     out (T, heads, VALUE_DIM). With SPLIT it is left alone, and part_out float32 (T, heads,
     splits, VALUE_DIM), part_high and part_total float32 (T, heads, splits) are written instead.
     """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
     # the last tiles of a prompt see the most keys: they are begun first
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    tile = first_tile + tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = tl.program_id(1)
     if DECODE:
         row = tile
@@ -123,12 +129,13 @@ def attend(
         first = (tile - begin // TILE_TOKENS - row) * TILE_TOKENS
         if first >= num_new:
             return
-    past = tl.load(lengths + row) - num_new
+    # all of these are under way before the first is waited for
+    length = tl.load(lengths + row)
+    width = tl.load(table_width)
     place = tl.arange(0, TILE_ROWS)
     token = first + place // GROUP
     head = kv_head * GROUP + place % GROUP
     live = (token < num_new) & (place < TILE_TOKENS * GROUP)
-    position = past + token
     key_d = tl.arange(0, KEY_PAD)
     value_d = tl.arange(0, VALUE_PAD)
     flat = (begin + token).to(tl.int64)
@@ -138,8 +145,8 @@ def attend(
         mask=live[:, None] & (key_d < KEY_DIM)[None, :],
         other=0.0,
     )  # fmt: skip
-    table = tables + row.to(tl.int64) * tl.load(table_width)
-
+    past = length - num_new
+    position = past + token
     end = past + tl.minimum(first + TILE_TOKENS, num_new)
     start = 0
     if WINDOW > 0:
@@ -148,6 +155,16 @@ def attend(
         span = tl.cdiv(tl.maximum(end - start, 0), num_splits * KEYS) * KEYS
         start += tl.program_id(2) * span
         end = tl.minimum(start + span, end)
+        empty = start >= end
+        if SINKS:
+            empty = empty & (tl.program_id(2) > 0)
+        if empty:  # of which `combine` asks no more
+            at_part = ((begin + token).to(tl.int64) * (GROUP * KV_HEADS) + head) * num_splits
+            at_part += tl.program_id(2)
+            tl.store(part_high + at_part, tl.full((TILE_ROWS,), float("-inf"), tl.float32), live)
+            tl.store(part_total + at_part, tl.zeros((TILE_ROWS,), tl.float32), live)
+            return
+    table = tables + row.to(tl.int64) * width
     # keys before this one are seen by every token of the tile
     whole = (past + first + 1) // KEYS * KEYS
     if WINDOW > 0:
@@ -200,9 +217,12 @@ def attend(
 @triton.jit(do_not_specialize=["num_splits"])
 def combine(
     out, part_out, part_high, part_total, num_splits,
-    SPLITS: tl.constexpr, VALUE_DIM: tl.constexpr, VALUE_PAD: tl.constexpr,
+    SPLITS: tl.constexpr, VALUE_DIM: tl.constexpr, VALUE_PAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Adds up the splits of one token and head; see `attend`. SPLITS is at least num_splits."""
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
     at = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     split = tl.arange(0, SPLITS)
     value_d = tl.arange(0, VALUE_PAD)

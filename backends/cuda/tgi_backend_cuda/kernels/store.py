@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra import cuda
 
 
 @triton.jit
@@ -12,6 +13,7 @@ def store(
     key_token_stride, key_head_stride, value_token_stride, value_head_stride,
     SCALED: tl.constexpr, KV_HEADS: tl.constexpr, HEADS_PAD: tl.constexpr,
     KEY_DIM: tl.constexpr, KEY_PAD: tl.constexpr, VALUE_DIM: tl.constexpr, VALUE_PAD: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One program for each token.
 
@@ -19,6 +21,9 @@ def store(
     KEY_DIM) and value have the strides given; cells int32 (T,), -1 stores nothing. With SCALED
     numbers are multiplied by key_factor and value_factor and kept within -limit .. limit.
     """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     cell = tl.load(cells + token).to(tl.int64)
     if cell < 0:
