@@ -64,7 +64,8 @@ class CacheManager:
         self._parked_tokens = capabilities.parked_tokens
         self._index = PrefixIndex()
         self._free = list(range(capabilities.max_sequences - 1, -1, -1))
-        self._room = [0] * capabilities.max_sequences
+        self.room = [0] * capabilities.max_sequences
+        """Tokens that each sequence has room for; up to there `grow` has nothing to do."""
         # least recently used first; the value is the number of tokens held
         self._parked: dict[int, int] = {}
 
@@ -139,14 +140,14 @@ class CacheManager:
         Returns:
             False if there is no room even with nothing parked.
         """
-        if length <= self._room[seq]:
+        if length <= self.room[seq]:
             return True
         # a little ahead, so that most tokens need no call; if that does not fit, just enough
         ahead = min(-(-length // self._ahead) * self._ahead, self._max_tokens)
         while True:
             for wanted in (ahead, length):
                 if wanted >= length and self._backend.reserve(seq, wanted):
-                    self._room[seq] = wanted
+                    self.room[seq] = wanted
                     return True
             if not self.evict():
                 return False
@@ -161,7 +162,7 @@ class CacheManager:
     def truncate(self, seq: int, length: int) -> None:
         """Drops what a running sequence holds beyond `length`, which is none that was noted."""
         self._backend.truncate(seq, length)
-        self._room[seq] = length
+        self.room[seq] = length
 
     def note(self, seq: int, salt: str, tokens: Tokens[int]) -> None:
         """Notes what a running sequence holds by now, so that others may fork it."""
@@ -174,9 +175,9 @@ class CacheManager:
             self.release(seq)
             return
         self._index.extend(seq, salt, tokens)
-        if self._room[seq] > len(tokens):  # room for tokens that will not come
+        if self.room[seq] > len(tokens):  # room for tokens that will not come
             self._backend.truncate(seq, len(tokens))
-            self._room[seq] = len(tokens)
+            self.room[seq] = len(tokens)
         self._parked[seq] = len(tokens)
         if self._parked_tokens is not None:
             # the newest one stays, however long: it is the likeliest to be continued
@@ -188,7 +189,7 @@ class CacheManager:
         self._index.remove(seq)
         self._parked.pop(seq, None)
         self._backend.release(seq)
-        self._room[seq] = 0
+        self.room[seq] = 0
         self._free.append(seq)
 
     def _match(
@@ -222,13 +223,13 @@ class CacheManager:
         del self._parked[match.seq]
         self._index.remove(match.seq)
         self._backend.truncate(match.seq, match.length)
-        self._room[match.seq] = match.length
+        self.room[match.seq] = match.length
         return match.seq
 
     def _share(self, match: Match, seq: int) -> bool:
         if not self._backend.fork(match.seq, seq, match.length):
             return False
-        self._room[seq] = match.length
+        self.room[seq] = match.length
         if match.seq in self._parked:
             self._parked[match.seq] = self._parked.pop(match.seq)  # used just now
         return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from tgi_core.contract.adapters import AdapterRef
 
 
@@ -25,9 +27,10 @@ class TopToken:
     logprob: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
-    """New tokens of one request."""
+class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """New tokens of one request. A struct of msgspec, for a step makes hundreds: a dataclass takes
+    twenty times as long.
+    """
 
     request_id: str
     tokens: tuple[int, ...]

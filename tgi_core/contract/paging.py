@@ -78,10 +78,14 @@ class BlockTables:
             (max_sequences, -(-max_sequence_tokens // block_tokens)), -1, dtype=np.int32
         )
         self._num_blocks = [0] * max_sequences
-        self._held = [0] * max_sequences
+        self._held = np.zeros(max_sequences, np.int32)
 
     def held(self, seq: int) -> int:
         """Tokens in the sequence."""
+        return int(self._held[seq])
+
+    def held_by(self, seq: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Tokens in each of several sequences, int32 (len(seq),)."""
         return self._held[seq]
 
     def num_blocks(self, seq: int) -> int:
@@ -114,7 +118,7 @@ class BlockTables:
         need = -(-length // self.block_tokens)
         if length > self._max_sequence_tokens:
             raise ValueError(f"{length} tokens are more than a sequence may hold")
-        held = self._held[seq]
+        held = self.held(seq)
         last = held // self.block_tokens
         row = self._rows[seq]
         goes_on = held % self.block_tokens != 0 and length > held
@@ -137,15 +141,17 @@ class BlockTables:
         if self._num_blocks[dst]:
             raise ValueError(f"sequence {dst} is not empty")
         if length > self._held[src]:
-            raise ValueError(f"sequence {src} holds {self._held[src]} tokens, not {length}")
+            raise ValueError(f"sequence {src} holds {self.held(src)} tokens, not {length}")
         num = -(-length // self.block_tokens)
         for block in self._rows[src, :num]:
             self._pool.share(int(block))
         self._rows[dst, :num] = self._rows[src, :num]
         self._num_blocks[dst], self._held[dst] = num, length
 
-    def advance(self, seq: int, n: int) -> None:
-        """Notes that a step has appended `n` tokens."""
+    def advance(self, seq: int | NDArray[np.int32], n: int | NDArray[np.int32]) -> None:
+        """Notes that a step has appended `n` tokens; to each of several sequences, no two alike, if
+        both are arrays.
+        """
         self._held[seq] += n
 
     def truncate(self, seq: int, length: int) -> None:

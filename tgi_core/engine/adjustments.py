@@ -33,7 +33,7 @@ def boost(
     values: list[float] = []
     failed: list[tuple[Sequence, str]] = []
     for i, output in enumerate(outputs):
-        if output.scored is not None:
+        if output.row.plain or output.scored is not None:
             continue
         sequence = output.row.sequence
         tokens = [*sequence.tokens, *output.assumed] if output.ahead else sequence.tokens

@@ -17,6 +17,8 @@ from tgi_core.engine.build import Output
 from tgi_core.engine.guidance import advance
 from tgi_core.scheduler.sequence import PromptScore, Sequence, Status
 
+_NO_NUMBER = "the model produced no usable number for the next token (NaN or -inf)"
+
 
 @dataclass(slots=True)
 class Committed:
@@ -39,98 +41,81 @@ class Committed:
     """and those that were right and of use."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Longest:
-    """Where a sequence ends at the latest."""
-
-    sequence: int
-    """Tokens in all."""
-    decoded: int | None = None
-    """Tokens besides those that an encoder reads; None: as many as there is room for."""
-
-    def reached(self, sequence: Sequence) -> bool:
-        """Whether no token has room after those of the sequence."""
-        held = len(sequence.tokens)
-        if self.decoded is not None and held - sequence.num_encoded >= self.decoded:
-            return True
-        return held >= self.sequence
-
-
-def commit(outputs: list[Output], sampled: SampledTokens, longest: Longest) -> Committed:
+def commit(outputs: list[Output], sampled: SampledTokens) -> Committed:
     """Appends tokens to their sequences; those that ended meanwhile are passed over."""
     result = Committed()
-    ids, logprobs = sampled.ids.tolist(), sampled.logprobs.tolist()
+    ids, logprobs, running = sampled.ids.tolist(), sampled.logprobs.tolist(), Status.RUNNING
     for i, output in enumerate(outputs):
-        sequence = output.row.sequence
-        if output.ahead or sequence.status is not Status.RUNNING:
+        row = output.row
+        sequence = row.sequence
+        if sequence.status is not running or output.ahead:
             continue  # a row's first output brings those behind its drafts
         request = sequence.request
+        wants = request.sampling
         if output.scored is not None:
-            top = _top(sampled, i, request.sampling.num_top)
-            _score(sequence, output.scored, PromptScore(logprobs[i], top), result)
+            score = PromptScore(logprobs[i], _top(sampled, i, wants.num_top))
+            _score(sequence, output.scored, score, result)
             continue
-        rows = range(i, i + 1 + len(output.row.drafts))
-        taken = _take(sequence, ids[rows.start : rows.stop], output.row.drafts, longest)
-        if taken.num_tokens:
-            result.events.append(_told(sequence, sampled, rows[: taken.num_tokens], taken.finish))
-        if taken.fault is not None:
-            result.events.append(RequestFailed(request_id=request.request_id, message=taken.fault))
+        token, fault = ids[i], None
+        taken: tuple[int, ...]
+        if row.plain and token >= 0:
+            # what `_take` comes to here, without a call: no other line runs as often
+            sequence.tokens.append(token)
+            ends = len(sequence.tokens) >= sequence.ends_at or token in sequence.eos
+            taken, finish = (token,), _finish(sequence, token) if ends else None
+        else:
+            taken, finish, fault = _take(sequence, ids[i : i + 1 + len(row.drafts)], row.drafts)
+        end = i + len(taken)
+        if taken:
+            event = TokenEvent(
+                request_id=request.request_id,
+                tokens=taken,
+                logprobs=tuple(logprobs[i:end]) if wants.logprobs or wants.num_top else (),
+                top=_tops(sampled, range(i, end), wants.num_top) if wants.num_top else (),
+                finish=finish,
+            )
+            result.events.append(event)
+        if fault is not None:
+            result.events.append(RequestFailed(request_id=request.request_id, message=fault))
             result.failed.append(sequence)
             continue
-        result.num_tokens += taken.num_tokens
-        result.num_drafts += len(output.row.drafts)
-        result.num_accepted += taken.num_tokens - 1
-        if taken.finish is None:
+        result.num_tokens += len(taken)
+        if row.drafts:
+            result.num_drafts += len(row.drafts)
+            result.num_accepted += len(taken) - 1
+        if finish is None:
             result.continuing.append(sequence)
-            result.last_outputs.append(rows[taken.num_tokens - 1])
+            result.last_outputs.append(end - 1)
         else:
             result.finished.append(sequence)
     return result
 
 
-@dataclass(slots=True)
-class _Taken:
-    """What a sequence took of a row."""
+def _take(
+    sequence: Sequence, ids: list[int], drafts: tuple[int, ...]
+) -> tuple[tuple[int, ...], FinishReason | None, str | None]:
+    """Appends sampled tokens for as long as the drafts before them are right.
 
-    num_tokens: int = 0
-    finish: FinishReason | None = None
-    fault: str | None = None
-
-
-def _take(sequence: Sequence, ids: list[int], drafts: tuple[int, ...], longest: Longest) -> _Taken:
-    """Appends sampled tokens for as long as the drafts before them are right."""
-    taken = _Taken()
+    Returns:
+        Those that were taken, why the sequence ends with them, and why it fails.
+    """
+    taken: tuple[int, ...] = ()
     for token, draft in zip(ids, (*drafts, None), strict=True):
         if token < 0:
-            if not taken.num_tokens:
-                taken.fault = "the model produced no usable number for the next token (NaN or -inf)"
+            if not taken:
+                return taken, None, _NO_NUMBER
             break  # behind a draft it may be the draft's fault: the next step tells
         sequence.append(token)
-        taken.finish = _finish(sequence, token, longest)
-        if taken.finish is None:
-            taken.fault = advance(sequence, token)
-            if taken.fault is not None:
-                break
-        taken.num_tokens += 1
-        if taken.finish is not None or token != draft:
+        finish = _finish(sequence, token)
+        fault = advance(sequence, token) if finish is None else None
+        if fault is not None:
+            return taken, None, fault
+        taken = (*taken, token)
+        if finish is not None:
+            return taken, finish, None
+        if token != draft:
             break
-    return taken
-
-
-def _told(
-    sequence: Sequence, sampled: SampledTokens, rows: range, finish: FinishReason | None
-) -> TokenEvent:
-    wants = sequence.request.sampling
-    ids, logprobs = sampled.ids, sampled.logprobs
-    return TokenEvent(
-        request_id=sequence.request.request_id,
-        tokens=tuple(ids[rows.start : rows.stop].tolist()),
-        logprobs=tuple(logprobs[rows.start : rows.stop].tolist())
-        if wants.logprobs or wants.num_top
-        else (),
-        top=tuple(_top(sampled, row, wants.num_top) for row in rows) if wants.num_top else (),
-        finish=finish,
-    )
+    return taken, None, None
 
 
 def _score(sequence: Sequence, position: int, score: PromptScore, result: Committed) -> None:
@@ -148,17 +133,19 @@ def _score(sequence: Sequence, position: int, score: PromptScore, result: Commit
         )
 
 
-def _finish(sequence: Sequence, token: int, longest: Longest) -> FinishReason | None:
-    """TGI's order: the length comes before the end-of-sequence token."""
-    stop = sequence.request.stop
-    if sequence.num_generated >= stop.max_new_tokens:
+def _finish(sequence: Sequence, token: int) -> FinishReason | None:
+    """TGI's order: the length that was asked for comes before the end-of-sequence token."""
+    if sequence.num_generated >= sequence.request.stop.max_new_tokens:
         return FinishReason.LENGTH
-    # a guided sequence is given one only where the text is complete
-    if token in stop.eos_token_ids and (not stop.ignore_eos or sequence.matcher is not None):
+    if token in sequence.eos:
         return FinishReason.EOS
-    if longest.reached(sequence):
+    if len(sequence.tokens) >= sequence.ends_at:
         return FinishReason.LENGTH
     return None
+
+
+def _tops(sampled: SampledTokens, rows: range, num: int) -> tuple[tuple[TopToken, ...], ...]:
+    return tuple(_top(sampled, row, num) for row in rows)
 
 
 def _top(sampled: SampledTokens, row: int, num: int) -> tuple[TopToken, ...]:

@@ -140,7 +140,9 @@ def mask(
         The batch, and the sequences that cannot go on, each with the reason.
     """
     rows = [
-        i for i, o in enumerate(outputs) if o.scored is None and o.row.sequence.matcher is not None
+        i
+        for i, o in enumerate(outputs)
+        if not o.row.plain and o.scored is None and o.row.sequence.matcher is not None
     ]
     if not rows:
         return batch, []

@@ -22,11 +22,12 @@ from tgi_core.contract import (
     StepBackend,
 )
 from tgi_core.engine.adjustments import boost
-from tgi_core.engine.build import Output, build_embedding, build_sampling, build_step
+from tgi_core.engine.build import Output, build_embedding, build_step
 from tgi_core.engine.commit import Committed
 from tgi_core.engine.guidance import mask
 from tgi_core.engine.pool import pool
 from tgi_core.engine.tally import Launched, is_prefill
+from tgi_core.engine.wishes import Wishes
 from tgi_core.errors import GenerationError
 from tgi_core.sampling.reference import sample
 from tgi_core.scheduler.plan import StepPlan
@@ -58,6 +59,7 @@ class _Done:
 
 def launch(
     plan: StepPlan,
+    wishes: Wishes,
     backend: StepBackend,
     sampler: SamplesOnDevice | None,
     capabilities: Capabilities,
@@ -72,14 +74,17 @@ def launch(
     """
     begin = perf_counter()
     step, outputs = build_step(plan)
-    batch = build_sampling(outputs)
+    batch = wishes.batch(step, outputs, special=bool(plan.special))
     if capabilities.logits is LogitsRows.NONE:
         step = replace(step, sampling=batch)
     built = perf_counter()
     computed = None
     pending = backend.step(step)
-    batch, unadjusted = boost(batch, outputs, adjustments, capabilities.vocab_size)
-    batch, unguided = mask(batch, outputs, capabilities.vocab_size)
+    unable: list[tuple[Sequence, str]] = []
+    if plan.special:
+        batch, unadjusted = boost(batch, outputs, adjustments, capabilities.vocab_size)
+        batch, unguided = mask(batch, outputs, capabilities.vocab_size)
+        unable = unadjusted + unguided
     tokens: PendingTokens
     if sampler is not None:
         tokens = sampler.sample(pending, batch)
@@ -88,7 +93,7 @@ def launch(
         computed = perf_counter()
         tokens = _Done(sample(logits, batch))
     launched = Launched(is_prefill(plan), begin, built, computed)
-    return InFlight(plan, outputs, pending, tokens, launched, unadjusted + unguided)
+    return InFlight(plan, outputs, pending, tokens, launched, unable)
 
 
 def embed(

@@ -212,11 +212,7 @@ class Speculation:
 
     def _usable(self, sequence: Sequence, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """The draft up to a token that would end the sequence, or that does not exist."""
-        stop = sequence.request.stop
-        ends: tuple[int, ...] = ()
-        if not stop.ignore_eos or sequence.matcher is not None:
-            ends = stop.eos_token_ids
-        vocab_size = self._limits.vocab_size
+        ends, vocab_size = sequence.eos, self._limits.vocab_size
         return tuple(takewhile(lambda t: 0 <= t < vocab_size and t not in ends, tokens))
 
     def _affordable(self, wishes: list[_Wish]) -> tuple[list[_Wish], float]:

@@ -40,7 +40,7 @@ from tgi_core.contract import (
     Vocabulary,
 )
 from tgi_core.engine.adapters import AdapterStore
-from tgi_core.engine.commit import Committed, Longest, commit
+from tgi_core.engine.commit import Committed, commit
 from tgi_core.engine.guidance import Guidance
 from tgi_core.engine.images import ImagesDoNotFit, ImageStore
 from tgi_core.engine.launch import InFlight, embed, launch
@@ -48,6 +48,7 @@ from tgi_core.engine.limits import EngineLimits, engine_info, fault_of
 from tgi_core.engine.preparation import Preparation
 from tgi_core.engine.speculation import Drafting, Speculation
 from tgi_core.engine.tally import Launched, Tally
+from tgi_core.engine.wishes import Wishes
 from tgi_core.errors import (
     BackendDead,
     BadImage,
@@ -57,8 +58,9 @@ from tgi_core.errors import (
     TgiError,
     ValidationError,
 )
+from tgi_core.scheduler.limits import SchedulerLimits
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
-from tgi_core.scheduler.scheduler import Scheduler, SchedulerLimits
+from tgi_core.scheduler.scheduler import Scheduler
 from tgi_core.scheduler.sequence import Sequence, Status
 
 logger = logging.getLogger(__name__)
@@ -134,10 +136,7 @@ class StepEngine:
         self._capabilities = capabilities
         encoder = capabilities.encoder
         self._start = encoder.start if encoder is not None else ()
-        self._longest = Longest(
-            sequence=self.info.max_sequence_tokens + len(self._start),
-            decoded=encoder.max_output_tokens if encoder is not None else None,
-        )
+        self._decoded = encoder.max_output_tokens if encoder is not None else None
         # asking for each step takes as long as a tenth of choosing its tokens
         self._sampler = self._backend if isinstance(self._backend, SamplesOnDevice) else None
         self._ahead = (
@@ -145,6 +144,7 @@ class StepEngine:
             and self._limits.steps_in_flight > 1
             and self._sampler is not None
         )
+        self._wishes = Wishes(capabilities.max_sequences)
         self._cache = CacheManager(
             self._backend, capabilities, prefix_caching=self._limits.prefix_caching
         )
@@ -174,7 +174,10 @@ class StepEngine:
             )
             return
         key = self._policy.key(request, next(self._arrivals))
-        sequence = Sequence(request, key, monotonic(), self._start)
+        longest = self.info.max_sequence_tokens + len(self._start)
+        if self._decoded is not None:
+            longest = min(longest, len(request.prompt) + self._decoded)
+        sequence = Sequence(request, key, monotonic(), self._start, longest)
         self._sequences[request.request_id] = sequence
         self._preparation.add(sequence)
 
@@ -325,7 +328,14 @@ class StepEngine:
     def _launch(self, plan: StepPlan) -> InFlight:
         if self._images is not None:
             self._encode(self._images, plan)
-        step = launch(plan, self._backend, self._sampler, self._capabilities, self._adjustments)
+        step = launch(
+            plan,
+            self._wishes,
+            self._backend,
+            self._sampler,
+            self._capabilities,
+            self._adjustments,
+        )
         for sequence, fault in step.unable:
             self._fail(sequence, GenerationError(fault))
         for i, output in enumerate(step.outputs):
@@ -349,12 +359,12 @@ class StepEngine:
         sampled = step.tokens.wait()
         ready = perf_counter()
         newer = self._in_flight.plan.rows if self._in_flight else ()
-        sampled_again = {id(row.sequence) for row in newer if row.samples}
+        sampled_again = {row.sequence for row in newer if row.samples}
         for row in step.plan.rows:
-            if id(row.sequence) not in sampled_again:
+            if row.sequence not in sampled_again:
                 row.sequence.pending = None
-        result = commit(step.outputs, sampled, self._longest)
-        for row in step.plan.rows:
+        result = commit(step.outputs, sampled)
+        for row in step.plan.special:
             self._note(row)
             self.scheduler.settle(row)
         self._end(result, step.launched)

@@ -73,7 +73,7 @@ class Tally:
         self._batches(step.prefill).steps += 1
         self._prefill_tokens += sum(
             row.num_tokens - len(row.drafts)
-            for row in plan.rows
+            for row in plan.special
             if row.num_tokens > 1 + len(row.drafts) or row.begin < row.sequence.num_prompt
         )
         self._schedule_s += step.built_s - step.began_s
@@ -152,4 +152,4 @@ class Tally:
 
 def is_prefill(plan: StepPlan) -> bool:
     """Whether a step computes tokens of a prompt, for the first time or again."""
-    return any(row.begin < row.sequence.num_prompt for row in plan.rows)
+    return any(row.begin < row.sequence.num_prompt for row in plan.special)

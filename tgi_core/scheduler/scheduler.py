@@ -10,10 +10,9 @@ Prompts that are to be embedded have steps of their own, which take turns with t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from tgi_core.cache.manager import CacheManager
-from tgi_core.contract import AdapterRows, Capabilities, Request
+from tgi_core.contract import Request
+from tgi_core.scheduler.limits import SchedulerLimits
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
 from tgi_core.scheduler.sequence import NO_SEQ, Sequence, Status
 from tgi_core.scheduler.waiting import Waiting
@@ -28,51 +27,6 @@ _WORTH_ANOTHER_STEP_TOKENS = 16
 
 _SCORED_CHUNK_TOKENS = 256
 """Largest chunk whose logits are all wanted: each token's cost vocab * 4 bytes on the host."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerLimits:
-    """What a step may hold, and what the backend can mix. See `Capabilities`."""
-
-    max_rows: int
-    max_step_tokens: int
-    max_chunk_tokens: int
-    """Longest row."""
-    mixed: bool
-    chunked: bool
-    max_block_tokens: int = 0
-    """Longest run of tokens that see one another: beside it all rows may decode."""
-    one_adapter: bool = False
-    """Whether all rows of a step have the same adapter, or none."""
-
-    @classmethod
-    def of(
-        cls,
-        capabilities: Capabilities,
-        max_step_tokens: int | None = None,
-        max_chunk_tokens: int | None = None,
-    ) -> SchedulerLimits:
-        """The capabilities, with a smaller token budget and smaller chunks if wanted.
-
-        Where prompts cannot be cut no budget may be smaller than the longest of them.
-        """
-        if not capabilities.chunked or capabilities.encoder is not None:
-            max_step_tokens = max_chunk_tokens = None
-        chunk = capabilities.max_prefill_tokens
-        if max_chunk_tokens is not None and capabilities.chunked:
-            chunk = min(chunk, max_chunk_tokens)
-        step_tokens = min(
-            max_step_tokens or capabilities.max_step_tokens, capabilities.max_step_tokens
-        )
-        return cls(
-            max_rows=capabilities.max_rows,
-            max_step_tokens=step_tokens,
-            max_block_tokens=step_tokens - min(capabilities.max_rows, step_tokens - 1),
-            max_chunk_tokens=chunk,
-            mixed=capabilities.mixed,
-            chunked=capabilities.chunked,
-            one_adapter=capabilities.adapters is AdapterRows.STEP,
-        )
 
 
 class Scheduler:
@@ -145,7 +99,7 @@ class Scheduler:
         rows: list[PlannedRow] = []
         # nothing is embedded with an adapter
         base = 0 if self._limits.one_adapter else None
-        if not self._embedded_last:
+        if self._limits.embeds and not self._embedded_last:
             self._plan_prompts(rows, base, embedding=True)
         if not rows:
             self._plan_generation(rows)
@@ -171,7 +125,7 @@ class Scheduler:
         if not drafts or not self._cache.grow(row.sequence.seq, row.end + len(drafts)):
             return row
         row.sequence.num_computed += len(drafts)
-        return replace(row, num_tokens=row.num_tokens + len(drafts), drafts=drafts)
+        return row.lengthened(drafts)
 
     def shorten(self, plan: StepPlan) -> StepPlan:
         """A plan with its drafts taken out again."""
@@ -208,7 +162,7 @@ class Scheduler:
                     self._turns.remove(place)
                     self._turns.append(place)
                     break
-        self._prefilled_last = any(row.num_tokens > 1 for row in rows)
+        self._prefilled_last = not self._limits.mixed and any(row.num_tokens > 1 for row in rows)
 
     def _plan(self, rows: list[PlannedRow], place: int | None) -> None:
         """Adds the rows of a step; only those whose adapter is at `place`, if there is a place."""
@@ -233,25 +187,37 @@ class Scheduler:
         return bool(len(self._waiting)) or any(s.num_left > 1 for s in self._running)
 
     def _plan_decodes(self, rows: list[PlannedRow], place: int | None) -> None:
+        """Rows of one token; nothing else is done as often, so properties are written out here."""
+        most = min(self._limits.max_rows, self._limits.max_step_tokens)
+        room, running = self._cache.room, Status.RUNNING
         for sequence in tuple(self._running):
-            if sequence.status is not Status.RUNNING or sequence.num_left != 1:
-                continue  # preempted in this very loop, in prefill, or complete
-            if sequence.request.embedding:
+            begin, pending = sequence.num_computed, sequence.pending
+            num_known = len(sequence.tokens)
+            if num_known + (pending is not None) - begin != 1 or sequence.status is not running:
+                continue  # in prefill, complete, or preempted in this very loop
+            if not sequence.plain and sequence.request.embedding:
                 continue  # the end of a prompt
             if place is not None and sequence.adapter_place != place:
                 continue
-            if len(rows) == self._limits.max_rows or len(rows) == self._limits.max_step_tokens:
+            if len(rows) == most:
                 break
-            if sequence.pending is not None and not _may_run_ahead(sequence):
-                continue
-            if self._make_room(sequence, sequence.num_computed + 1):
-                rows.append(_row(sequence, 1))
+            if pending is not None and (
+                num_known + 1 >= sequence.ends_at or sequence.needs_host or sequence.expects_draft
+            ):
+                continue  # no step may use the token whose value is not known yet
+            if begin < room[sequence.seq] or self._make_room(sequence, begin + 1):
+                sequence.num_computed = begin + 1
+                plain = sequence.plain and begin >= sequence.num_prompt
+                rows.append(PlannedRow(sequence, begin, 1, True, pending, (), plain))
 
     def _plan_prompts(self, rows: list[PlannedRow], place: int | None, *, embedding: bool) -> None:
-        """Rows of prompts, either of those to be embedded or of the others."""
-        budget = self._limits.max_step_tokens - sum(row.num_tokens for row in rows)
+        """Rows of prompts, either of those to be embedded or of the others; behind the rows of one
+        token, if there are any.
+        """
+        budget = self._limits.max_step_tokens - len(rows)
         least = 1 if embedding else 2
-        for sequence in self._running:
+        # most often every running sequence has its row
+        for sequence in self._running if len(rows) < len(self._running) else ():
             if sequence.request.embedding is not embedding or sequence.num_left < least:
                 continue
             if place is not None and sequence.adapter_place != place:
@@ -387,9 +353,3 @@ def _row(sequence: Sequence, num_tokens: int) -> PlannedRow:
     samples = sequence.num_computed == sequence.num_tokens
     previous = sequence.pending if samples else None
     return PlannedRow(sequence, begin, num_tokens, samples, previous)
-
-
-def _may_run_ahead(sequence: Sequence) -> bool:
-    """Whether a step may use a token whose value is not known yet."""
-    ends = sequence.num_generated + 1 >= sequence.request.stop.max_new_tokens
-    return not (ends or sequence.needs_host or sequence.expects_draft)

@@ -80,16 +80,20 @@ class Sequence:
         "blocks",
         "counts",
         "drafted",
+        "ends_at",
+        "eos",
         "expects_draft",
         "images",
         "key",
         "keys",
         "matcher",
+        "needs_host",
         "new_matcher",
         "num_computed",
         "num_encoded",
         "num_prompt",
         "pending",
+        "plain",
         "pooled",
         "positions",
         "request",
@@ -107,8 +111,17 @@ class Sequence:
         key: tuple[float, ...],
         arrival_s: float,
         start: tuple[int, ...] = (),
+        longest: int | None = None,
     ) -> None:
-        """`start`: what the decoder begins with, if the prompt goes to an encoder."""
+        """A request that has just come.
+
+        Args:
+            request: the request.
+            key: its order of admission.
+            arrival_s: when it came.
+            start: what the decoder begins with, if the prompt goes to an encoder.
+            longest: tokens that there is room for.
+        """
         self.request = request
         self.key = key
         """Order of admission; the largest is preempted first."""
@@ -158,6 +171,24 @@ class Sequence:
             seen = start or request.prompt
             self.counts = Counter(dict.fromkeys(seen, 0))
             self.counts.update(request.resumed)
+        wanted = self.num_prompt + request.stop.max_new_tokens
+        self.ends_at = wanted if longest is None else min(wanted, longest)
+        """With how many tokens it ends at the latest."""
+        guided = request.grammar is not None
+        # a guided sequence is given such a token only where the text is complete
+        self.eos = () if request.stop.ignore_eos and not guided else request.stop.eos_token_ids
+        """Tokens that end it."""
+        self.needs_host = bool(self.counts is not None or guided or request.sampling.adjustments)
+        """Whether sampling its next token needs the value of the last one."""
+        self.plain = not (
+            self.needs_host
+            or start
+            or request.images
+            or request.adapter is not None
+            or request.prompt_logprobs
+            or request.embedding
+        )
+        """Whether a step needs no more of it than its tokens and `request.sampling`."""
 
     @property
     def num_generated(self) -> int:
@@ -173,14 +204,6 @@ class Sequence:
     def num_left(self) -> int:
         """Tokens that must be computed before the next one can be sampled."""
         return self.num_tokens - self.num_computed
-
-    @property
-    def needs_host(self) -> bool:
-        """Whether sampling its next token needs the value of the last one."""
-        request = self.request
-        return bool(
-            self.counts is not None or request.grammar is not None or request.sampling.adjustments
-        )
 
     def append(self, token: int) -> None:
         """Adds a sampled token."""

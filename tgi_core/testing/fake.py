@@ -244,8 +244,7 @@ class FakeBackend:
             seeds = [self._adapters.get(place, 0) for place in step.adapter.tolist()]
             cells = cells ^ np.array(seeds, np.uint64)[row_of]
         self._cells[tables[row_of, position // block], position % block] = cells
-        for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
-            self.tables.advance(seq, n)
+        self.tables.advance(step.seq, step.n)
         return tables, row_of, position
 
     def _logits(

@@ -194,8 +194,7 @@ class OpenVinoBackend:
                 idle = len(inputs["input_ids"]) - len(places)
                 inference = loaded.adapters.inference_for(_extended(places, idle, places[0]))
                 logits[theirs] = inference.run(inputs, len(part.out))
-        for seq, n in zip(step.seq.tolist(), step.n.tolist(), strict=True):
-            loaded.tables.advance(seq, n)
+        loaded.tables.advance(step.seq, step.n)
         return HostLogits(logits)
 
     def read_adapter(self, path: Path) -> LoraAdapter:

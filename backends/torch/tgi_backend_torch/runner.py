@@ -300,15 +300,14 @@ class TorchBackend:
         if loaded.splice is not None:
             loaded.splice.begin(step)
         ends = step.past + step.n
-        held = [loaded.tables.held(seq) for seq in step.seq.tolist()]
-        if not loaded.capabilities.truncates and held != step.past.tolist():
+        held = loaded.tables.held_by(step.seq)
+        if not loaded.capabilities.truncates and (held != step.past).any():
             # its tokens could not be sampled, and states do not go back: begun anew it is right
             raise OutOfMemory("a step of recurrent states cannot be taken again")
         with self._telling_want_of_memory(f"a step of {step.num_tokens} tokens"):
             out = compute(step, loaded.tables.rows(step.seq, int(ends.max())))
-        for seq, end in zip(step.seq.tolist(), ends.tolist(), strict=True):
-            # not by `n`: a step is computed again if its tokens could not be sampled
-            loaded.tables.advance(seq, end - loaded.tables.held(seq))
+        # not by `n`: a step is computed again if its tokens could not be sampled
+        loaded.tables.advance(step.seq, ends - held)
         return out
 
     @contextmanager

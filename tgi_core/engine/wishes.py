@@ -1,0 +1,170 @@
+"""Wishes: how the outputs of a step are to be chosen, as arrays for the sampler.
+
+What a sequence wants is the same from its first token to its last. So a table keeps it, a row for
+each sequence id, and a step gathers the rows of its outputs; a step that samples for the same
+sequences as the one before gets the same arrays again, but for the draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tgi_core.contract import SamplingBatch, SamplingParams, Step
+from tgi_core.engine.build import Output
+from tgi_core.sampling.seeds import uniform
+from tgi_core.scheduler.sequence import Sequence
+
+_NEUTRAL = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """The wishes of some outputs."""
+
+    sequences: list[Sequence]
+    """Of each output."""
+    batch: SamplingBatch
+    """All but the draws."""
+    seeds: NDArray[np.uint64]
+    num_prompt: NDArray[np.int64]
+    draws: bool
+    """Whether any is not greedy."""
+
+
+class Wishes:
+    """The table of one engine."""
+
+    def __init__(self, max_sequences: int) -> None:
+        # behind the others: tokens of prompts, which are scored by the model's own distribution
+        self._scored = max_sequences
+        num_rows = max_sequences + 1
+        self._params: list[SamplingParams | None] = [None] * num_rows
+        self._numbers = np.zeros((7, num_rows), np.float32)
+        self._top_k = np.zeros(num_rows, np.int32)
+        self._num_top = np.zeros(num_rows, np.int32)
+        self._logprobs = np.zeros(num_rows, np.bool_)
+        self._biased = np.zeros(num_rows, np.bool_)
+        self._seeds = np.zeros(num_rows, np.uint64)
+        self._put(self._scored, _NEUTRAL)
+        self._last: _Gathered | None = None
+
+    def batch(self, step: Step, outputs: list[Output], *, special: bool) -> SamplingBatch:
+        """What to do with each output's logits; the arrays may be those of the last batch.
+
+        Args:
+            step: the one that they are of.
+            outputs: all of them.
+            special: whether any row of the step is not plain.
+        """
+        sequences = [output.row.sequence for output in outputs]
+        if special:
+            gathered = self._gather_special(outputs, sequences)
+        elif self._last is not None and self._last.sequences == sequences:
+            gathered = self._last
+        else:
+            gathered = self._last = self._gather(sequences, [s.seq for s in sequences])
+        if not gathered.draws:
+            return gathered.batch
+        # a token still in flight counts: its successor's place is known before its value
+        ends = (step.token_positions()[step.out] if special else step.past) + 1
+        places = np.maximum(ends - gathered.num_prompt, 0).astype(np.uint64)
+        return replace(gathered.batch, uniform=uniform(gathered.seeds, places))
+
+    def _gather_special(self, outputs: list[Output], sequences: list[Sequence]) -> _Gathered:
+        """Those of outputs that may be scored, and of sequences that may have penalties."""
+        scored = [i for i, output in enumerate(outputs) if output.scored is not None]
+        rows = [sequence.seq for sequence in sequences]
+        for i in scored:
+            rows[i] = self._scored
+        gathered = self._gather(sequences, rows)
+        batch = gathered.batch
+        for i in scored:
+            sequence, token = sequences[i], outputs[i].scored
+            assert token is not None
+            batch.num_top[i] = sequence.request.sampling.num_top
+            batch.forced[i] = sequence.tokens[token]
+        if all(sequence.counts is None for sequence in sequences):
+            return gathered
+        histories = [_history(output) for output in outputs]
+        batch = replace(
+            batch,
+            history_begins=_begins(histories),
+            history_tokens=np.array([t for h in histories for t in h], np.int32),
+            history_counts=np.array([c for h in histories for c in h.values()], np.int32),
+        )
+        return replace(gathered, batch=batch)
+
+    def _gather(self, sequences: list[Sequence], rows: list[int]) -> _Gathered:
+        for row, sequence in zip(rows, sequences, strict=True):
+            if self._params[row] is not sequence.request.sampling and row != self._scored:
+                self._put(row, sequence.request.sampling)
+        places = np.array(rows, np.intp)
+        numbers = self._numbers.take(places, axis=1)
+        biases: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
+        if self._biased[places].any():
+            biases = [(self._params[row] or _NEUTRAL).logit_bias for row in rows]
+        batch = SamplingBatch(
+            temperature=numbers[0],
+            top_p=numbers[1],
+            typical_p=numbers[2],
+            min_p=numbers[3],
+            repetition_penalty=numbers[4],
+            frequency_penalty=numbers[5],
+            presence_penalty=numbers[6],
+            top_k=self._top_k[places],
+            uniform=np.zeros(len(rows), np.float64),
+            logprobs=self._logprobs[places],
+            num_top=self._num_top[places],
+            forced=np.full(len(rows), -1, np.int32),
+            history_begins=np.zeros(len(rows) + 1, np.int32),
+            history_tokens=np.zeros(0, np.int32),
+            history_counts=np.zeros(0, np.int32),
+            bias_begins=_begins(biases),
+            bias_tokens=np.array([t for b in biases for t, _ in b], np.int32),
+            bias_values=np.array([v for b in biases for _, v in b], np.float32),
+            mask_rows=np.zeros(0, np.int32),
+            mask=np.zeros((0, 0), np.int32),
+        )
+        return _Gathered(
+            sequences,
+            batch,
+            self._seeds[places],
+            np.array([sequence.num_prompt for sequence in sequences], np.int64),
+            bool(numbers[0].any()),
+        )
+
+    def _put(self, row: int, params: SamplingParams) -> None:
+        self._params[row] = params
+        self._numbers[:, row] = (
+            params.temperature,
+            params.top_p,
+            params.typical_p,
+            params.min_p,
+            params.repetition_penalty,
+            params.frequency_penalty,
+            params.presence_penalty,
+        )
+        self._top_k[row] = params.top_k
+        self._num_top[row] = params.num_top
+        self._logprobs[row] = params.logprobs
+        self._biased[row] = bool(params.logit_bias)
+        self._seeds[row] = params.seed
+
+
+def _history(output: Output) -> dict[int, int]:
+    """How often the output held each token, if the drafts are right; see `Sequence.counts`."""
+    counts = output.row.sequence.counts
+    if counts is None or output.scored is not None:
+        return {}
+    history = dict(counts)
+    for token in output.assumed:
+        history[token] = history.get(token, 0) + 1
+    return history
+
+
+def _begins(lists: list[tuple[tuple[int, float], ...]] | list[dict[int, int]]) -> NDArray[np.int32]:
+    return np.array([0, *accumulate(map(len, lists))], np.int32)
