@@ -14,7 +14,7 @@ from tgi_backend_torch.quant.linear import few_bits_linears
 from tgi_backend_torch.quant.scattered import scattered
 from tgi_backend_torch.weights import Weights
 
-from tests.families import GQA, Driver, request_for
+from tests.families import GQA, SIZES, Driver, request_for
 from tests.quantized import WIDE, dense_of, write
 from tests.quantized_formats import FORMATS
 from tgi_core.errors import UnsupportedModel
@@ -39,21 +39,32 @@ def test_two_ranks_compute_what_a_checkpoints_numbers_stand_for(name, tmp_path, 
     "wish",
     sample_of(("eetq", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8"), ("bitsandbytes-nf4",)),
 )
-@pytest.mark.parametrize("family", sample_of(("qwen2", "qwen3_moe"), ("qwen3_moe",)))
+@pytest.mark.parametrize(
+    "family", sample_of(("qwen2", "qwen3_moe", "gpt2", "gpt_bigcode"), ("qwen3_moe", "gpt_bigcode"))
+)
 def test_two_ranks_round_weights_as_one_does(family, wish, family_folder, load, ranks, tmp_path):
     folder = family_folder(family)
-    same = dense_of(load(folder, quantize=wish), folder, tmp_path / "same")
+    one = load(folder, quantize=wish)
+    same = dense_of(one, folder, tmp_path / "same", transposed=family == "gpt2")
     driver = Driver(ranks(folder, 2, quantize=wish), same)
     driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode"])
-def test_queries_keys_and_values_in_one_matrix_of_few_bits_are_refused(family, family_folder):
-    folder = family_folder(family)
-    config = read_config(folder)
-    weights = Weights.find(request_for(folder, quantize="eetq"), CpuDevice())
-    with pytest.raises(UnsupportedModel, match="in one matrix"):
-        weights.check_cuts(model_class(config), config, 2)
+@pytest.mark.parametrize("name", sample_of(FORMATS, ("gptq, in order of activations",)))
+def test_two_ranks_share_queries_keys_and_values_in_one_matrix_of_few_bits(name, tmp_path, ranks):
+    config = transformers.GPT2Config(**{**SIZES, "hidden_size": 128, "initializer_range": 0.05})
+    written = write(tmp_path, *FORMATS[name], config)
+    driver = Driver(ranks(written.folder, 2), written.same)
+    driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("wish", ["eetq", "bitsandbytes-nf4"])
+def test_four_ranks_share_a_key_and_a_value_of_few_bits(wish, family_folder, load, ranks, tmp_path):
+    folder = family_folder("gpt_bigcode")
+    same = dense_of(load(folder, quantize=wish), folder, tmp_path / "same")
+    driver = Driver(ranks(folder, 4, quantize=wish), same)
+    driver.check({0: list(range(10, 40)), 1: [5, 6, 7]})
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,7 @@ def test_parts_have_the_numbers_of_the_whole(kind):
     weight = KINDS[kind]
     expected = whole(weight)
     for begin, end in ((0, 8), (8, 24), (0, 24)):
-        assert torch.equal(whole(weight.outputs(begin, end)), expected[begin:end])
+        assert torch.equal(whole(weight.outputs(torch.arange(begin, end))), expected[begin:end])
     for begin, end in ((0, 32), (32, 64), (8, 24), (10, 64), (0, 64)):
         assert torch.equal(whole(weight.inputs(begin, end)), expected[:, begin:end])
 

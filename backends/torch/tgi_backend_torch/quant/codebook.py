@@ -80,11 +80,9 @@ class CodebookWeight:
         """There is none."""
         return None
 
-    def outputs(self, begin: int, end: int) -> CodebookWeight:
+    def outputs(self, rows: Tensor) -> CodebookWeight:
         """See `Divisible`."""
-        return replace(
-            self, numbers=self.numbers[begin:end].clone(), scales=self.scales[begin:end].clone()
-        )
+        return replace(self, numbers=self.numbers[rows], scales=self.scales[rows])
 
     def inputs(self, begin: int, end: int) -> CodebookWeight:
         """See `Divisible`."""
@@ -127,7 +125,7 @@ def to_codebook(weight: Tensor, table: tuple[float, ...], dtype: torch.dtype) ->
     """Rounds each number of a weight, (outputs, inputs), to the nearest of the table."""
     outputs, inputs = weight.shape
     block = math.gcd(BLOCK, inputs)
-    blocks = weight.float().view(outputs, -1, block)
+    blocks = weight.float().contiguous().view(outputs, -1, block)
     scales = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-20)
     ordered, places = torch.tensor(table, device=weight.device).sort(stable=True)
     borders = (ordered[1:] + ordered[:-1]) / 2

@@ -87,11 +87,9 @@ class Float8Weight:
         """There is none."""
         return None
 
-    def outputs(self, begin: int, end: int) -> Float8Weight:
+    def outputs(self, rows: Tensor) -> Float8Weight:
         """See `Divisible`."""
-        return Float8Weight(
-            numbers=self.numbers[begin:end].clone(), scales=self.scales[begin:end].clone()
-        )
+        return Float8Weight(numbers=self.numbers[rows], scales=self.scales[rows])
 
     def inputs(self, begin: int, end: int) -> Float8Weight:
         """See `Divisible`."""

@@ -68,13 +68,13 @@ class GroupedWeight:
         """There is none that runs anywhere; `kernels.py` has the CPU's."""
         return None
 
-    def outputs(self, begin: int, end: int) -> GroupedWeight:
+    def outputs(self, rows: Tensor) -> GroupedWeight:
         """See `Divisible`."""
         return replace(
             self,
-            numbers=self.numbers[begin:end].clone(),
-            scales=self.scales[begin:end].clone(),
-            zeros=None if self.zeros is None else self.zeros[begin:end].clone(),
+            numbers=self.numbers[rows],
+            scales=self.scales[rows],
+            zeros=None if self.zeros is None else self.zeros[rows],
         )
 
     def inputs(self, begin: int, end: int) -> GroupedWeight:

@@ -45,11 +45,9 @@ class Int8Weight:
         """There is none that runs anywhere; `kernels.py` has the CPU's."""
         return None
 
-    def outputs(self, begin: int, end: int) -> Int8Weight:
+    def outputs(self, rows: Tensor) -> Int8Weight:
         """See `Divisible`."""
-        return Int8Weight(
-            numbers=self.numbers[begin:end].clone(), scales=self.scales[begin:end].clone()
-        )
+        return Int8Weight(numbers=self.numbers[rows], scales=self.scales[rows])
 
     def inputs(self, begin: int, end: int) -> Int8Weight:
         """See `Divisible`."""

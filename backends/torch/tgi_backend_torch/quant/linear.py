@@ -61,8 +61,8 @@ class FewBits(Protocol):
 class Divisible(FewBits, Protocol):
     """A weight as it was read or made, before a kernel has it arranged. Parts are copies."""
 
-    def outputs(self, begin: int, end: int) -> Divisible:
-        """Some of its rows."""
+    def outputs(self, rows: Tensor) -> Divisible:
+        """Some of its rows, int64 (n,), in this order."""
         ...
 
     def inputs(self, begin: int, end: int) -> Divisible:

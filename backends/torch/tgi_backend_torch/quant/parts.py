@@ -13,7 +13,6 @@ from tgi_backend_torch.quant.grouped import GroupedWeight
 from tgi_backend_torch.quant.linear import FewBitsLinear
 from tgi_backend_torch.quant.scattered import scattered
 from tgi_backend_torch.quant.stored import ReadLayer
-from tgi_core.errors import UnsupportedModel
 
 
 def hold(layer: FewBitsLinear, read: ReadLayer, piece: Pieces | None) -> None:
@@ -29,16 +28,11 @@ def hold(layer: FewBitsLinear, read: ReadLayer, piece: Pieces | None) -> None:
     """
     weight: Any = read.weight
     order = read.order
-    if piece is not None:
-        if len(piece.ranges) > 1:
-            raise UnsupportedModel(
-                "what lies in one matrix, as queries, keys and values do, is not cut in few bits: "
-                "leave out --num-shard, or serve the unquantized model without --quantize."
-            )
+    if piece is not None and piece.dim == 0:
+        weight = weight.outputs(torch.cat([torch.arange(*part) for part in piece.ranges]))
+    elif piece is not None:
         [(begin, end)] = piece.ranges
-        if piece.dim == 0:
-            weight = weight.outputs(begin, end)
-        elif order is None:
+        if order is None:
             weight = weight.inputs(begin, end)
         else:
             # only columns in groups have an order
