@@ -161,6 +161,6 @@ class GpuDevice:
         """Torch's own error, or that of a library that could not get its workspace."""
         return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
-    def synchronize(self) -> None:
+    def close(self) -> None:
         """Waits for all that was started."""
         self._driver.synchronize()

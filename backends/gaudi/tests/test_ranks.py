@@ -1,5 +1,6 @@
 """Ranks with a simulated Gaudi each compute what one does, and graphs hold what they exchange."""
 
+import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from tests.simulators.hpu import Refused
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import AdapterRef
 from tgi_core.engine.step_engine import StepEngine
-from tgi_core.errors import UsageError
+from tgi_core.errors import BadModel, UsageError
 
 ROOT = Path(__file__).parents[3]
 SET = (
@@ -120,12 +121,30 @@ def test_more_ranks_than_gaudis_are_refused_before_anything_is_loaded(folder, tw
         engine_over(GaudiBackend(), folder, num_shards=4)
 
 
-def test_what_one_gaudi_measures_is_not_for_several(folder, two_gaudis, tmp_path):
-    from tgi_backend_gaudi.device import HpuDevice
+@pytest.mark.long
+def test_two_gaudis_measure_and_quantize_a_part_each(folder, two_gaudis, tmp_path):
+    from tgi_backend_gaudi.backend import GaudiBackend
 
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="leave it or --num-shard out"):
-        HpuDevice(2).configure({"quant_config": str(tmp_path / "config.json")})
+    def tokens(mode: str, **options: str) -> dict[str, list[int]]:
+        file = tmp_path / f"{mode}.json"
+        file.write_text(json.dumps({"mode": mode, "dump_stats_path": str(tmp_path / "measured")}))
+        backend = GaudiBackend()
+        options = {"quant_config": str(file), **options}
+        engine = engine_over(backend, folder, num_shards=2, options=options)
+        outputs = generate(engine, wanted)
+        backend.close()
+        return outputs
+
+    wanted = requests(4, seed=5, max_prompt=20, max_new=3)
+    with pytest.raises(BadModel, match="measure it first"):
+        tokens("QUANTIZE")
+    exact = tokens("MEASURE", graphs="off")
+    files = [tmp_path / f"measured_{rank}_2.json" for rank in range(2)]
+    first, second = (json.loads(file.read_text()) for file in files)
+    assert first.keys() == second.keys() and first != second
+    rounded = tokens("QUANTIZE")
+    same = sum(exact[name][0] == rounded[name][0] for name in exact)
+    assert same >= len(exact) / 2
 
 
 def test_each_rank_has_a_gaudi_of_those_that_are_visible(gaudi):
@@ -137,6 +156,7 @@ def test_each_rank_has_a_gaudi_of_those_that_are_visible(gaudi):
         assert told["HLS_MODULE_ID"] == module
         assert told["PT_HPU_ENABLE_LAZY_COLLECTIVES"] == "true"
         assert told["HCCL_SOCKET_IFNAME"] == "lo"
+        assert (told["LOCAL_RANK"], told["WORLD_SIZE"]) == (str(rank), "2")
     assert device.environment(0, 2, {"HCCL_SOCKET_IFNAME": "eth1"})["HCCL_SOCKET_IFNAME"] == "eth1"
 
 

@@ -13,10 +13,4 @@ class GaudiBackend(ShapedBackend):
     """Satisfies `StepBackend`."""
 
     def __init__(self) -> None:
-        self._device = HpuDevice()
-        super().__init__(RankedBackend(self._device, FlatBackend))
-
-    def close(self) -> None:
-        """Writes what was measured, and drops model and cache."""
-        self._device.close()
-        super().close()
+        super().__init__(RankedBackend(HpuDevice(), FlatBackend))

@@ -47,11 +47,10 @@ class HpuDevice:
     # what TGI keeps free for the runtime and for graphs: a fifth, and a tenth of the rest
     size_defaults = SizeDefaults(rows=32, step_tokens=1024, cache_bytes=None, of_memory=0.72)
 
-    def __init__(self, num_ranks: int = 1) -> None:
-        """`num_ranks`: how many processes of ours have one."""
+    def __init__(self) -> None:
         habana.start()
-        self._num_ranks = num_ranks
         self._compiler: HpuGraphs = HpuGraphs()
+        self._quant_config: Path | None = None
         self._fp8: habana.Fp8 | None = None
         self._fused = "norms"
 
@@ -63,18 +62,20 @@ class HpuDevice:
     def environment(self, rank: int, size: int, given: Mapping[str, str]) -> Mapping[str, str]:
         """Which Gaudi is the rank's, of those that the operator names if any, and more: without
         lazy collectives no graph holds what ranks exchange; HCCL listens on the loopback interface
-        only, unless the operator says otherwise.
+        only, unless the operator says otherwise; Neural Compressor has files for each rank.
         """
         modules = [module for module in given.get(_VISIBLE, "").split(",") if module]
         return {
             "HLS_MODULE_ID": modules[rank] if rank < len(modules) else str(rank),
             "PT_HPU_ENABLE_LAZY_COLLECTIVES": "true",
             _INTERFACE: given.get(_INTERFACE) or "lo",
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(size),
         }
 
     def of_rank(self, rank: int, size: int) -> HpuDevice:
         """Of a process that has found its Gaudi by the environment."""
-        return HpuDevice(size)
+        return HpuDevice()
 
     def connect(self, meeting_point: Path, rank: int, size: int) -> Group:
         """By HCCL."""
@@ -106,17 +107,13 @@ class HpuDevice:
         config = options.get("quant_config")
         if config is None:
             return
-        if self._num_ranks > 1:
-            raise UsageError(
-                "quant_config measures and quantizes the model of one Gaudi: leave it or "
-                "--num-shard out."
-            )
         path = Path(config).expanduser()
         if not path.is_file():
             raise UsageError(f"quant_config names {path}, and there is no such file.")
         if habana.chip() == _FIRST_GENERATION:
             raise UsageError("the first Gaudi has no FP8: leave quant_config out.")
-        self._fp8 = habana.Fp8(path)
+        habana.Fp8(path)  # so that what is wrong with it is told now
+        self._quant_config = path
 
     def default_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         """bfloat16, which is what the matrix engines are made for."""
@@ -143,7 +140,8 @@ class HpuDevice:
         compute_all_experts(model)
         if self._fused != "off" and isinstance(model, PreTrainedModel):
             logger.info("%d norms are fused", fuse_norms(model))
-        if self._fp8 is not None:
+        if self._quant_config is not None:
+            self._fp8 = habana.Fp8(self._quant_config)
             self._fp8.apply(model)
 
     def computing(
@@ -168,11 +166,8 @@ class HpuDevice:
         """Habana's allocator has no error class of its own."""
         return "Allocation failed" in str(error) or "PT_DEVMEM" in str(error)
 
-    def synchronize(self) -> None:
-        """Waits for all that was started."""
-        habana.synchronize()
-
     def close(self) -> None:
-        """Writes what was measured."""
+        """Waits for all that was started, and writes what was measured."""
+        habana.synchronize()
         if self._fp8 is not None:
             self._fp8.close()

@@ -97,8 +97,8 @@ class Device(Protocol):
         """Whether torch failed for want of memory."""
         ...
 
-    def synchronize(self) -> None:
-        """Waits until all that was started is done."""
+    def close(self) -> None:
+        """Waits until all that was started is done, and writes down what is to be kept."""
         ...
 
 
@@ -206,5 +206,5 @@ class CpuDevice:
         """The CPU allocator has no error class of its own."""
         return "DefaultCPUAllocator" in str(error)
 
-    def synchronize(self) -> None:
+    def close(self) -> None:
         """Nothing runs behind our back."""

@@ -160,7 +160,7 @@ class EncoderBackend:
 
     def close(self) -> None:
         """Drops the model."""
-        self._device.synchronize()
+        self._device.close()
         self._loaded = None
         # modules and their parents refer to each other
         gc.collect()

@@ -19,6 +19,7 @@ from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_torch.turns import (
     Begin,
     Change,
+    Close,
     Forget,
     Fork,
     Keep,
@@ -56,15 +57,19 @@ def main(descriptor: int) -> None:
     begin = leader.recv()
     messages: SimpleQueue[Message] = SimpleQueue()
     Thread(target=_listen, args=(leader, messages), daemon=True).start()
-    backend = begin.kind(begin.device.of_rank(begin.rank, begin.size), Follower(begin, leader))
+    device = begin.device.of_rank(begin.rank, begin.size)
+    backend = begin.kind(device, Follower(begin, leader))
     try:
         backend.load(begin.request, _to_nobody)
     except SetupError as error:
         leader.send(Refused(type(error).__name__, str(error)))
         return
     repeating = Repeating(backend)
-    while True:
-        repeating.repeat(messages.get())
+    while not isinstance(message := messages.get(), Close):
+        repeating.repeat(message)
+    device.close()
+    # what else there is ends with the process, and to disconnect might wait for others
+    os._exit(0)
 
 
 class Repeating:

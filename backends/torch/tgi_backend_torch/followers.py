@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
@@ -15,7 +17,7 @@ from threading import Thread
 from tgi_backend_torch.device import DeviceOfRanks
 from tgi_backend_torch.group import Group
 from tgi_backend_torch.runner import TorchBackend
-from tgi_backend_torch.turns import Begin, Message, Refused
+from tgi_backend_torch.turns import Begin, Close, Message, Refused
 from tgi_core import errors
 from tgi_core.contract import LoadRequest
 from tgi_core.errors import BackendDead, SetupError
@@ -34,7 +36,7 @@ class Followers:
     ) -> None:
         self.rank, self.size = 0, size
         self._device = device
-        self._closing = False
+        self._joined = self._closing = False
         # only this user can look into it
         self._folder = tempfile.TemporaryDirectory(prefix="tgi-ranks-")
         self._meeting_point = Path(self._folder.name) / "meeting"
@@ -62,6 +64,7 @@ class Followers:
                     raise BackendDead("a rank died while it loaded its weights") from error
                 if isinstance(answer, Refused):
                     raise _raised(answer)
+        self._joined = True
         group = self._device.connect(self._meeting_point, self.rank, self.size)
         if not group.misses_the_dead:
             for process in self._processes:
@@ -81,8 +84,10 @@ class Followers:
             raise BackendDead("a rank is gone") from error
 
     def close(self) -> None:
-        """Ends them all."""
+        """Ends them all; those that have joined write down first what is to be kept."""
         self._closing = True
+        if self._joined:
+            self._say_goodbye()
         for connection in self._connections:
             connection.close()  # upon which they end
         for process in self._processes:
@@ -93,6 +98,14 @@ class Followers:
                 process.wait()
         self._connections, self._processes = [], []
         self._folder.cleanup()
+
+    def _say_goodbye(self) -> None:
+        with suppress(BackendDead):
+            self.tell(Close())
+        latest = time.monotonic() + _GOODBYE_S
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, latest - time.monotonic()))
 
     def _end_with(self, process: subprocess.Popen[bytes]) -> None:
         """Ends this process as soon as that one has. What the device waits for never comes, and the

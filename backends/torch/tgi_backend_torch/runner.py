@@ -364,7 +364,7 @@ class TorchBackend:
 
     def close(self) -> None:
         """Drops model and cache."""
-        self._device.synchronize()
+        self._device.close()
         self._group.close()
         self._group, self._loaded, self._heads = Unconnected(), None, None
         # modules and their parents refer to each other

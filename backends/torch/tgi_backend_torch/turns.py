@@ -101,13 +101,18 @@ class WarmUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Close:
+    """As `Device.close`; nothing comes after it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Keep:
     """What rank 0 has sampled for the outputs of the last step comes from it, and is kept."""
 
     num_outputs: int
 
 
-Message = Turn | Look | WarmUp | Keep
+Message = Turn | Look | WarmUp | Keep | Close
 """What ranks are told once they have loaded."""
 
 

@@ -123,6 +123,6 @@ class XlaDevice:
         """XLA's status has no class of its own."""
         return "RESOURCE_EXHAUSTED" in str(error)
 
-    def synchronize(self) -> None:
+    def close(self) -> None:
         """Waits for all that was started."""
         self._runtime.wait()

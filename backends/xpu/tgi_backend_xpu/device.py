@@ -96,6 +96,6 @@ class XpuDevice:
         """Torch's own error, or that of the runtime under it."""
         return isinstance(error, torch.OutOfMemoryError) or "OUT_OF_DEVICE_MEMORY" in str(error)
 
-    def synchronize(self) -> None:
+    def close(self) -> None:
         """Waits for all that was started."""
         self._driver.synchronize()

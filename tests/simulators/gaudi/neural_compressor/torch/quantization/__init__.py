@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -15,7 +16,13 @@ _LARGEST_E4M3 = 240.0
 class FP8Config:
     def __init__(self, mode: str, dump_stats_path: str) -> None:
         self.measure, self.quantize = mode == "MEASURE", mode == "QUANTIZE"
-        self.stats = Path(dump_stats_path + ".json")
+        self._stats = dump_stats_path
+
+    @property
+    def stats(self) -> Path:
+        """For each rank another file, named as the real one's."""
+        rank, size = os.environ.get("LOCAL_RANK"), os.environ.get("WORLD_SIZE")
+        return Path(f"{self._stats}_{rank}_{size}.json" if rank and size else f"{self._stats}.json")
 
     @classmethod
     def from_json_file(cls, filename: str) -> FP8Config:
@@ -34,13 +41,13 @@ def prepare(model: nn.Module, quant_config: FP8Config) -> nn.Module:
                     {name: max(seen.get(name, 0.0), float(inputs[0].detach().abs().max()))}
                 )
             )
-    model.fp8_measured = (seen, quant_config)
+    model.fp8_measured = (seen, quant_config.stats)
     return model
 
 
 def finalize_calibration(model: nn.Module) -> None:
-    seen, config = model.fp8_measured
-    config.stats.write_text(json.dumps(seen))
+    seen, stats = model.fp8_measured
+    stats.write_text(json.dumps(seen))
 
 
 def convert(model: nn.Module, quant_config: FP8Config) -> nn.Module:
