@@ -115,6 +115,7 @@ def test_more_images_side_by_side_than_there_are_shapes_for_are_refused(seeing, 
 def test_the_cache_is_smaller_by_what_attention_to_images_takes(seeing, tmp_path, monkeypatch):
     from tgi_backend_gaudi import habana
     from tgi_backend_gaudi.backend import GaudiBackend
+    from tgi_backend_gaudi.device import HpuDevice
 
     monkeypatch.setattr(habana, "free_bytes", lambda: 1 << 19)
     texts = tmp_path / "model"
@@ -131,4 +132,4 @@ def test_the_cache_is_smaller_by_what_attention_to_images_takes(seeing, tmp_path
     taken = attention_bytes(cross, cross.shapes()[:1] * len(cache.layers), 8, 64, 4)
     block = bytes_of_cache[1] // (cache.num_blocks + 1)
     fewer = bytes_of_cache[0] - bytes_of_cache[1]
-    assert abs(fewer - taken * backend._device.size_defaults.of_memory) <= block
+    assert abs(fewer - taken * HpuDevice.size_defaults.of_memory) <= block
