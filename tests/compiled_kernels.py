@@ -14,8 +14,8 @@ from typing import Any
 import triton
 from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
 from tgi_backend_cuda.kernels.paged import attend, combine
-from tgi_backend_cuda.kernels.store import store
-from tgi_backend_cuda.kernels.stream import multiply
+from tgi_backend_cuda.kernels.store import rotate_and_store, store
+from tgi_backend_cuda.kernels.stream import choose, multiply, multiply_chosen
 from tgi_backend_cuda.tiles import Architecture, nvidia
 from tgi_backend_rocm.chip import describe
 from triton.backends.compiler import GPUTarget
@@ -31,7 +31,10 @@ POINTERS = {
     "store": ("keys values key value".split(), [], ["cells"]),
     "rms_norm": ("out x weight".split(), [], []),
     "silu_and_multiply": (["out", "x"], [], []),
+    "rotate_and_store": ("x cos sin keys values".split(), [], ["cells"]),
     "rotate": ("x cos sin".split(), [], []),
+    "choose": ("logits x weight".split(), ["scores"], ["chosen"]),
+    "multiply_chosen": ("out x weight".split(), [], ["chosen"]),
     "multiply": ("out x weight bias addend norm".split(), [], []),
 }
 """Arguments that point to numbers of the model's dtype, to float32 and to int32."""
@@ -78,14 +81,26 @@ def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dic
     yield "silu", silu_and_multiply, dict(SIZE=14336, COLUMNS=1024), dict(num_warps=4)
     rotary = dict(DIM=128, HEADS=40, HEADS_PAD=64, HALF_PAD=64)
     yield "rotate", rotate, early | rotary, dict(num_warps=4, **launch)
+    places = dict(
+        SCALED=False, DIM=128, DIM_PAD=128, HALF_PAD=64, HEADS=32, HEADS_PAD=32, KV_HEADS=8,
+        KV_PAD=8,
+    )  # fmt: skip
+    yield "rotate and store", rotate_and_store, early | places, dict(num_warps=4, **launch)
     if (stream := arch.stream) is not None:
         product = dict(
-            SIZE=4096, PAD=4096, TOKENS=1, ROWS=stream.numbers // 4096, NORMED=True, BIASED=False
+            SIZE=4096, PAD=4096, TOKENS=1, ROWS=stream.program(4096, 1)[0], NORMED=True,
+            BIASED=False,
         )  # fmt: skip
         options = dict(num_warps=stream.warps, **launch)
         for paired in (False, True):
             kinds = dict(PAIRED=paired, ADDED=not paired)
             yield f"multiply, paired={paired}", multiply, early | product | kinds, options
+        product = dict(
+            SIZE=4096, PAD=4096, ROWS=stream.program(4096, 2)[0], SHARED=2, PAIRED=True
+        )  # fmt: skip
+        yield "multiply chosen", multiply_chosen, early | product, options
+        product = dict(SIZE=4096, PAD=4096, EXPERTS=8, EXPERTS_PAD=8, CHOICES=2)
+        yield "choose", choose, early | product, dict(num_warps=8, **launch)
 
 
 def compile_kernel(

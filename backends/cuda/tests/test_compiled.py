@@ -24,5 +24,5 @@ def test_every_kernel_compiles_and_fits_the_shared_memory(arch, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     taken = [int(found) for found in re.findall(r"(\d+) bytes shared", done.stdout)]
-    assert len(taken) == 10
+    assert len(taken) >= 11
     assert max(taken) <= SHARED_BYTES[arch]

@@ -29,9 +29,9 @@ def test_norms_activations_and_positions_are_fused(family):
     assert fuse(model, SMALL) == Fused(norms=5, mlps=2, attentions=2, layers=2)
 
 
-def test_experts_keep_their_own_and_the_rest_is_fused():
+def test_experts_that_a_few_tokens_choose_are_fused():
     model = model_of(FAMILIES["mixtral"]())
-    assert fuse(model, SMALL) == Fused(norms=5, mlps=0, attentions=2)
+    assert fuse(model, SMALL) == Fused(norms=5, routers=2, experts=2, attentions=2, layers=2)
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,15 @@ def test_queries_keys_and_values_of_all_stages_fit_the_shared_memory(
 
 def test_one_row_is_split_over_the_chip_and_many_rows_are_not():
     hopper = nvidia((9, 0), 132)
-    for decode in (True, False):
-        splits = [hopper.splits(tiles=n, kv_heads=8, decode=decode) for n in range(1, 600)]
-        assert splits[0] == MOST_SPLITS
-        assert splits[-1] == 1
-        assert splits == sorted(splits, reverse=True)
+    splits = [hopper.splits(tiles=n, kv_heads=8) for n in range(1, 600)]
+    assert splits[0] == MOST_SPLITS
+    assert splits[-1] == 1
+    assert splits == sorted(splits, reverse=True)
 
 
-@pytest.mark.parametrize("rows", [16, 64, 128, 256])
-def test_the_last_round_of_a_decode_step_is_a_small_part(rows):
-    """Three programs run at once on each of 132 multiprocessors."""
-    splits = nvidia((9, 0), 132).splits(tiles=rows, kv_heads=8, decode=True)
-    rounds = rows * 8 * splits / (3 * 132)
-    assert rounds / -(-rounds // 1) > 0.9
+def test_programs_of_products_hold_as_many_weights_whatever_a_row_is_long():
+    stream = nvidia((9, 0), 132).stream
+    for size in (1024, 2048, 4096, 16384):
+        for parts in (1, 2):
+            rows, warps = stream.program(size, parts)
+            assert rows * parts * size // warps in (4096, 8192)

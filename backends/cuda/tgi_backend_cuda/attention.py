@@ -14,7 +14,15 @@ from tgi_backend_torch.layout import StepLayout
 from tgi_backend_torch.wide_cache import wide
 from torch import Tensor
 
-from tgi_backend_cuda.launch import Pages, Rows, attend_rows, store_tokens
+from tgi_backend_cuda.launch import (
+    Pages,
+    Rows,
+    Turning,
+    attend_rows,
+    store_tokens,
+    turn_and_store_tokens,
+    turn_tokens,
+)
 from tgi_backend_cuda.tiles import Architecture
 from tgi_core.contract import Step
 
@@ -50,12 +58,28 @@ class TritonAttention:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
         """See `Attention.attend`."""
-        rows, pages = self._rows, self._pages[layer]
+        rows = self._rows
         if rows is None:
             return self._gathered.attend(layer, query, key, value, scoring)
-        store_tokens(pages, key, value, rows.cells, self._arch)
+        store_tokens(self._pages[layer], key, value, rows.cells, self._arch)
+        return self._attend(layer, query, rows, scoring)
+
+    def turn_and_attend(self, layer: int, x: Tensor, turning: Turning, scoring: Scoring) -> Tensor:
+        """The same of queries, keys and values side by side that are yet to be rotated.
+
+        x (T, (heads + 2 kv_heads) * dim) is written to.
+        """
+        rows, heads, kv_heads = self._rows, turning.heads, turning.kv_heads
+        query, key, value = x.unflatten(-1, (-1, turning.dim)).split((heads, kv_heads, kv_heads), 1)
+        if rows is None:
+            turn_tokens(x, turning, self._arch)
+            return self._gathered.attend(layer, query, key, value, scoring)
+        turn_and_store_tokens(self._pages[layer], x, turning, rows.cells, self._arch)
+        return self._attend(layer, query, rows, scoring)
+
+    def _attend(self, layer: int, query: Tensor, rows: Rows, scoring: Scoring) -> Tensor:
         return attend_rows(
-            pages,
+            self._pages[layer],
             query.to(self._dtype),
             rows,
             self._arch,

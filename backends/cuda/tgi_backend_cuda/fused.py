@@ -13,14 +13,18 @@ from typing import Any
 
 import torch
 import triton
-from tgi_backend_torch.attention import BoundLayer
+from tgi_backend_torch.attention import BoundLayer, Scoring
 from tgi_backend_torch.replaced import Asked, Call, calls_of, is_alike, is_rms_norm, take
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tgi_backend_cuda.kernels.fused import rms_norm, rotate
+from tgi_backend_cuda.attention import TritonAttention
+from tgi_backend_cuda.kernels.fused import rms_norm
+from tgi_backend_cuda.launch import Turning, turn_tokens
 from tgi_backend_cuda.products import Products, hooked, merged, share
 from tgi_backend_cuda.tiles import Architecture
+
+_ROUTER_NUMBERS = 1 << 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +33,8 @@ class Fused:
 
     norms: int = 0
     mlps: int = 0
+    routers: int = 0
+    experts: int = 0
     attentions: int = 0
     layers: int = 0
 
@@ -43,6 +49,10 @@ def fuse(model: PreTrainedModel, arch: Architecture) -> Fused:
             counts.norms += 1
         elif _fuse_mlp(call, products):
             counts.mlps += 1
+        elif _fuse_router(call, products):
+            counts.routers += 1
+        elif _fuse_experts(call, products):
+            counts.experts += 1
         elif _fuse_attention(call, products, arch):
             counts.attentions += 1
         elif _fuse_layer(call):
@@ -51,11 +61,28 @@ def fuse(model: PreTrainedModel, arch: Architecture) -> Fused:
 
 
 def _may_be_fused(module: nn.Module) -> bool:
-    return is_rms_norm(module) or _is_mlp(module) or _is_attention(module) or _is_layer(module)
+    kinds = (is_rms_norm, _is_mlp, _is_router, _is_experts, _is_attention, _is_layer)
+    return any(is_one(module) for is_one in kinds)
 
 
 def _is_mlp(module: nn.Module) -> bool:
     return _has_linears(module, "gate_proj", "up_proj", "down_proj")
+
+
+def _is_router(module: nn.Module) -> bool:
+    """Whose weights one program can hold."""
+    weight = getattr(module, "weight", None)
+    return (
+        isinstance(weight, nn.Parameter)
+        and weight.dim() == 2
+        and weight.numel() <= _ROUTER_NUMBERS
+        and isinstance(getattr(module, "top_k", None), int)
+    )
+
+
+def _is_experts(module: nn.Module) -> bool:
+    weights = [getattr(module, name, None) for name in ("gate_up_proj", "down_proj")]
+    return all(isinstance(weight, nn.Parameter) and weight.dim() == 3 for weight in weights)
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -128,6 +155,48 @@ def _fuse_mlp(call: Call, products: Products) -> bool:
 
 
 @torch.no_grad()
+def _fuse_router(call: Call, products: Products) -> bool:
+    module: Any = call.module
+    if not _is_router(module):
+        return False
+    original, num_choices, scores = module.forward, module.top_k, call.result[1]
+
+    def forward(hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        flat = hidden_states.reshape(-1, hidden_states.shape[-1])
+        if not products.is_short(flat):
+            result: tuple[Tensor, Tensor, Tensor] = original(hidden_states)
+            return result
+        return products.router(flat, module.weight, num_choices, scores.dtype)
+
+    def alike(call: Call, found: tuple[Tensor, Tensor, Tensor]) -> bool:
+        logits, scores, chosen = call.result
+        # of two that are as good as equal either may be chosen
+        ours, theirs = (logits.gather(1, experts) for experts in (found[2], chosen))
+        pairs = ((found[0], logits), (found[1], scores), (ours, theirs))
+        return all(is_alike(*pair) for pair in pairs)
+
+    return _take(call, forward, alike)
+
+
+@torch.no_grad()
+def _fuse_experts(call: Call, products: Products) -> bool:
+    module: Any = call.module
+    if not _is_experts(module):
+        return False
+    original = module.forward
+
+    def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        if not products.is_short(hidden_states):
+            result: Tensor = original(hidden_states, top_k_index, top_k_weights)
+            return result
+        return products.experts(
+            hidden_states, module.gate_up_proj, module.down_proj, top_k_index, top_k_weights
+        )
+
+    return _take(call, forward, lambda call, found: is_alike(found, call.result))
+
+
+@torch.no_grad()
 def _fuse_attention(call: Call, products: Products, arch: Architecture) -> bool:
     module: Any = call.module
     if not _is_attention(module) or "position_embeddings" not in call.kwargs:
@@ -142,7 +211,6 @@ def _fuse_attention(call: Call, products: Products, arch: Architecture) -> bool:
     *expected, scoring = seen.asked[0]
     weight, bias = merged(*parts)
     heads, kv_heads = parts[0].out_features // dim, parts[1].out_features // dim
-    turned = heads + kv_heads
 
     def forward(
         hidden_states: Tensor,
@@ -160,22 +228,9 @@ def _fuse_attention(call: Call, products: Products, arch: Architecture) -> bool:
             return (result if into is None else into + result), None
         flat = products.linear(hidden_states, weight, bias, norm=norm).flatten(0, -2)
         cos, sin = (x.reshape(-1, dim).contiguous() for x in position_embeddings)
-        rotate[(len(flat),)](
-            flat,
-            cos,
-            sin,
-            flat.stride(0),
-            DIM=dim,
-            HEADS=turned,
-            HEADS_PAD=triton.next_power_of_2(turned),
-            HALF_PAD=triton.next_power_of_2(dim // 2),
-            EARLY=arch.early,
-            num_warps=4,
-            **arch.launch,
-        )
-        query, key, value = flat.unflatten(-1, (-1, dim)).split((heads, kv_heads, kv_heads), 1)
+        turning = Turning(cos=cos, sin=sin, heads=heads, kv_heads=kv_heads)
         layer: BoundLayer = module.tgi_layer
-        out = layer.attention.attend(layer.index, query, key, value, scoring)
+        out = _attend(layer, flat, turning, scoring, arch)
         out = out.reshape(*hidden_states.shape[:-1], -1)
         return products.layer(module.o_proj, out, into), None
 
@@ -191,6 +246,17 @@ def _fuse_attention(call: Call, products: Products, arch: Architecture) -> bool:
     return taken
 
 
+def _attend(
+    layer: BoundLayer, x: Tensor, turning: Turning, scoring: Scoring, arch: Architecture
+) -> Tensor:
+    attention, heads, kv_heads = layer.attention, turning.heads, turning.kv_heads
+    if isinstance(attention, TritonAttention):
+        return attention.turn_and_attend(layer.index, x, turning, scoring)
+    turn_tokens(x, turning, arch)
+    query, key, value = x.unflatten(-1, (-1, turning.dim)).split((heads, kv_heads, kv_heads), 1)
+    return attention.attend(layer.index, query, key, value, scoring)
+
+
 @torch.no_grad()
 def _fuse_layer(call: Call) -> bool:
     """Attention and MLP normalize what they get, and add to it what they give."""
@@ -201,8 +267,15 @@ def _fuse_layer(call: Call) -> bool:
     if not (is_rms_norm(before) and is_rms_norm(between)):
         return False
 
-    def forward(hidden_states: Tensor, *_: Any, **rest: Any) -> Tensor:
+    whole, original = _is_mlp(module.mlp), module.forward
+
+    def forward(hidden_states: Tensor, *args: Any, **rest: Any) -> Tensor:
+        if hooked(module.self_attn, module.mlp):
+            result: Tensor = original(hidden_states, *args, **rest)
+            return result
         hidden, _ = module.self_attn(hidden_states, norm=before, into=hidden_states, **rest)
+        if not whole:  # experts, say
+            return hidden + module.mlp(between(hidden))
         out: Tensor = module.mlp(hidden, norm=between, into=hidden)
         return out
 

@@ -8,9 +8,10 @@ import torch
 import triton
 from torch import Tensor
 
+from tgi_backend_cuda.kernels.fused import rotate
 from tgi_backend_cuda.kernels.paged import attend, combine
-from tgi_backend_cuda.kernels.store import store
-from tgi_backend_cuda.tiles import MOST_SPLITS, Architecture, Tile
+from tgi_backend_cuda.kernels.store import rotate_and_store, store
+from tgi_backend_cuda.tiles import Architecture, Tile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,72 @@ def store_tokens(
         KEY_PAD=_pad(key_dim),
         VALUE_DIM=value_dim,
         VALUE_PAD=_pad(value_dim),
+        EARLY=arch.early,
+        num_warps=4,
+        **arch.launch,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turning:
+    """Rotary positions of a step's tokens."""
+
+    cos: Tensor
+    """(T, dim), contiguous, in halves that are alike."""
+    sin: Tensor
+    """Likewise."""
+    heads: int
+    """Of queries; keys and values follow them."""
+    kv_heads: int
+
+    @property
+    def dim(self) -> int:
+        """Of a head."""
+        return self.cos.shape[-1]
+
+
+def turn_tokens(x: Tensor, turning: Turning, arch: Architecture) -> None:
+    """Rotates queries and keys in x (T, (heads + 2 kv_heads) * dim), in place."""
+    heads, dim = turning.heads + turning.kv_heads, turning.dim
+    rotate[(len(x),)](
+        x,
+        turning.cos,
+        turning.sin,
+        x.stride(0),
+        DIM=dim,
+        HEADS=heads,
+        HEADS_PAD=triton.next_power_of_2(heads),
+        HALF_PAD=triton.next_power_of_2(dim // 2),
+        EARLY=arch.early,
+        num_warps=4,
+        **arch.launch,
+    )
+
+
+def turn_and_store_tokens(
+    pages: Pages, x: Tensor, turning: Turning, cells: Tensor, arch: Architecture
+) -> None:
+    """The same of queries, and writes rotated keys, and values, into cells as `store_tokens`."""
+    dtype = pages.keys.dtype
+    rotate_and_store[(len(x),)](
+        x,
+        turning.cos,
+        turning.sin,
+        pages.keys,
+        pages.values,
+        cells,
+        1.0 / pages.key_scale,
+        1.0 / pages.value_scale,
+        torch.finfo(dtype).max,
+        x.stride(0),
+        SCALED=pages.quantized,
+        DIM=turning.dim,
+        DIM_PAD=_pad(turning.dim),
+        HALF_PAD=triton.next_power_of_2(turning.dim // 2),
+        HEADS=turning.heads,
+        HEADS_PAD=triton.next_power_of_2(turning.heads),
+        KV_HEADS=turning.kv_heads,
+        KV_PAD=triton.next_power_of_2(turning.kv_heads),
         EARLY=arch.early,
         num_warps=4,
         **arch.launch,
@@ -173,7 +240,7 @@ def _attend(
     last = rows.num_rows if rows.decode else num_tokens // tile_tokens + rows.num_rows
     tiles = last - first
     if splits is None:
-        splits = arch.splits(tiles=tiles, kv_heads=kv_heads, decode=rows.decode)
+        splits = arch.splits(tiles=tiles, kv_heads=kv_heads)
     if splits > 1:
         places = (rows.num_rows if rows.decode else num_tokens, heads, splits)
         part_out = query.new_empty(*places, value_dim, dtype=torch.float32)
@@ -234,7 +301,7 @@ def _attend(
             part_high[begin:],
             part_total[begin:],
             splits,
-            SPLITS=MOST_SPLITS,
+            SPLITS=triton.next_power_of_2(splits),
             VALUE_DIM=value_dim,
             VALUE_PAD=value_pad,
             EARLY=arch.early,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tgi_backend_cuda.kernels.fused import silu_and_multiply
-from tgi_backend_cuda.kernels.stream import multiply
+from tgi_backend_cuda.kernels.stream import choose, multiply, multiply_chosen
 from tgi_backend_cuda.tiles import Architecture
 
 _COLUMNS = 1024
@@ -37,7 +37,7 @@ class Products:
         With `norm`, an RMS norm, x is normalized before. With `into`, of the result's shape, the
         result is added to it, in its place or in another; only what is returned counts.
         """
-        if self._is_short(x):
+        if self.is_short(x):
             return self._stream(x, weight, bias, len(weight), norm=norm, into=into)
         if norm is not None:
             x = norm(x)
@@ -63,7 +63,7 @@ class Products:
         The first half of the weights makes gates, the other one values. For `norm` see `linear`.
         """
         size = len(weight) // 2
-        if self._is_short(x):
+        if self.is_short(x):
             return self._stream(x, weight, bias, size, paired=True, norm=norm)
         both = functional.linear(x if norm is None else norm(x), weight, bias)
         active = both.new_empty(*both.shape[:-1], size)
@@ -71,7 +71,54 @@ class Products:
         silu_and_multiply[grid](active, both, SIZE=size, COLUMNS=_COLUMNS, num_warps=4)
         return active
 
-    def _is_short(self, x: Tensor) -> bool:
+    def experts(
+        self, x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor
+    ) -> Tensor:
+        """What the chosen experts make of a few tokens (see `is_short`), added up.
+
+        Args:
+            x: (T, size).
+            gate_up: (experts, 2 * inner, size), gates and then values.
+            down: (experts, size, inner).
+            chosen: int64 (T, K).
+            weights: (T, K), what each expert counts.
+        """
+        num_tokens, num_choices = chosen.shape
+        active = self._stream_chosen(x, gate_up, chosen, num_choices, paired=True)
+        made = self._stream_chosen(active, down, chosen, 1)
+        weighted = made.view(num_tokens, num_choices, -1) * weights[..., None].to(x.dtype)
+        return weighted.sum(1)
+
+    def router(
+        self, x: Tensor, weight: Tensor, num_choices: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (T, experts) of x (T, size), the scores (T, K) of the K most probable experts, of
+        `dtype` and adding up to one, and which they are, int64 (T, K).
+        """
+        arch, num_tokens = self._arch, len(x)
+        num_experts, size = weight.shape
+        logits = x.new_empty(num_tokens, num_experts)
+        scores = x.new_empty(num_tokens, num_choices, dtype=dtype)
+        chosen = x.new_empty(num_tokens, num_choices, dtype=torch.int64)
+        choose[(num_tokens,)](
+            logits,
+            scores,
+            chosen,
+            x,
+            weight,
+            SIZE=size,
+            PAD=triton.next_power_of_2(size),
+            EXPERTS=num_experts,
+            EXPERTS_PAD=triton.next_power_of_2(num_experts),
+            CHOICES=num_choices,
+            EARLY=arch.early,
+            num_warps=8,
+            **arch.launch,
+        )
+        return logits, scores, chosen
+
+    def is_short(self, x: Tensor) -> bool:
+        """Whether the tokens of x (..., size) are so few that our kernels are faster."""
         stream = self._arch.stream
         if stream is None or not x.is_contiguous():
             return False
@@ -94,7 +141,7 @@ class Products:
         assert stream is not None
         size = x.shape[-1]
         pad = triton.next_power_of_2(size)
-        rows = max(1, stream.numbers // (2 * pad if paired else pad))
+        rows, warps = stream.program(pad, 2 if paired else 1)
         out = x.new_empty(*x.shape[:-1], num_outputs)
         multiply[(triton.cdiv(num_outputs, rows),)](
             out,
@@ -114,7 +161,34 @@ class Products:
             BIASED=bias is not None,
             ADDED=into is not None,
             EARLY=arch.early,
-            num_warps=stream.warps,
+            num_warps=warps,
+            **arch.launch,
+        )
+        return out
+
+    def _stream_chosen(
+        self, x: Tensor, weight: Tensor, chosen: Tensor, shared: int, *, paired: bool = False
+    ) -> Tensor:
+        arch, stream = self._arch, self._arch.stream
+        assert stream is not None
+        size = x.shape[-1]
+        pad = triton.next_power_of_2(size)
+        rows, warps = stream.program(pad, 2 if paired else 1)
+        num_outputs = weight.shape[1] // 2 if paired else weight.shape[1]
+        out = x.new_empty(chosen.numel(), num_outputs)
+        multiply_chosen[(triton.cdiv(num_outputs, rows), chosen.numel())](
+            out,
+            x,
+            weight,
+            chosen.contiguous(),
+            num_outputs,
+            SIZE=size,
+            PAD=pad,
+            ROWS=rows,
+            SHARED=shared,
+            PAIRED=paired,
+            EARLY=arch.early,
+            num_warps=warps,
             **arch.launch,
         )
         return out

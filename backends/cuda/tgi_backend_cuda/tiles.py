@@ -30,8 +30,19 @@ class Stream:
     most_tokens: int
     """Of more tokens a library's product is as fast."""
     numbers: int
-    """Weights that one program holds; with `warps` it says how many are under way at once."""
+    """Weights that one program holds,"""
     warps: int
+    """with which it says how many are under way at once."""
+    long_factor: int = 1
+    """Programs for inputs of more than 8,192 numbers are so many times as large."""
+
+    def program(self, size: int, parts: int) -> tuple[int, int]:
+        """Outputs of a program, which reads `parts` rows of `size` weights for each, and warps."""
+        factor = self.long_factor if size > _LONG else 1
+        return max(1, self.numbers * factor // (size * parts)), self.warps * factor
+
+
+_LONG = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +61,9 @@ class Architecture:
     """Whether a kernel may be launched before the one before it has ended, and wait for it."""
     extra: tuple[tuple[str, int], ...] = ()
     """Options that only this vendor's Triton has."""
-    decode_programs: int = 4
-    """Keys of single tokens are split until each multiprocessor has about so many programs: so many
-    run at once, and what is read in parts must be added up."""
-    prefill_programs: int = 4
-    """The same for other steps, whose parts cost more to add up."""
+    programs: int = 4
+    """Keys of a tile are read in parts until each multiprocessor has so many programs: about as
+    many as run at once, for what is read in parts must be added up."""
 
     @property
     def launch(self) -> dict[str, bool]:
@@ -74,15 +83,11 @@ class Architecture:
         rows = tile.rows if decode else max(16, tile.rows // weight)
         return replace(tile, rows=rows, keys=keys, stages=1 if weight > 2 else tile.stages)
 
-    def splits(self, *, tiles: int, kv_heads: int, decode: bool) -> int:
+    def splits(self, *, tiles: int, kv_heads: int) -> int:
         """In how many parts the keys of a tile are read, so that the whole chip is at work: a power
-        of two, the next one for decode steps, the one before for others.
+        of two.
         """
-        programs = tiles * kv_heads
-        if decode:
-            wanted = -(-self.multiprocessors * self.decode_programs // programs)
-            return min(MOST_SPLITS, 1 << (wanted - 1).bit_length())
-        wanted = self.multiprocessors * self.prefill_programs // programs
+        wanted = self.multiprocessors * self.programs // (tiles * kv_heads)
         return min(MOST_SPLITS, 1 << max(0, wanted.bit_length() - 1))
 
 
@@ -92,7 +97,7 @@ _HOPPER = (
     Tile(rows=16, keys=64, warps=2, stages=3),
     Tile(rows=128, keys=64, warps=4, stages=3),
 )
-_HOPPER_STREAM = Stream(most_tokens=4, numbers=1 << 14, warps=4)
+_HOPPER_STREAM = Stream(most_tokens=4, numbers=1 << 14, warps=4, long_factor=2)
 _AMPERE = (
     Tile(rows=16, keys=64, warps=4, stages=3),
     Tile(rows=128, keys=64, warps=8, stages=2),

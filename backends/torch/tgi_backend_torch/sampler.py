@@ -75,6 +75,8 @@ def sample(logits: Tensor, batch: SamplingBatch, move: Move) -> DeviceTokens:
     Returns:
         A token for each row; -1 where the logits hold NaN or nothing above -inf.
     """
+    if _is_plain(batch):
+        return _most_probable(logits)
     logits = logits.float().contiguous()
     num_rows = len(logits)
     _adjust(logits, batch, move)
@@ -105,6 +107,24 @@ def sample(logits: Tensor, batch: SamplingBatch, move: Move) -> DeviceTokens:
     result.top_ids.masked_fill_(~usable[:, None], -1)
     result.top_logprobs.masked_fill_(~usable[:, None], -torch.inf)
     return result
+
+
+def _is_plain(batch: SamplingBatch) -> bool:
+    """Whether nothing is wanted but the most probable tokens of the model's own logits."""
+    adjusted = (batch.boost_rows, batch.bias_tokens, batch.history_tokens, batch.mask_rows)
+    wants = (batch.temperature > 0, batch.logprobs, batch.num_top > 0, batch.forced >= 0)
+    return not any(map(len, adjusted)) and not any(wanted.any() for wanted in wants)
+
+
+def _most_probable(logits: Tensor) -> DeviceTokens:
+    """As `sample`, in few operations: that of most steps."""
+    ids = logits.argmax(1, keepdim=True)
+    # neither NaN, which argmax finds before anything else, nor -inf
+    usable = logits.gather(1, ids) > -torch.inf
+    ids = torch.where(usable, ids, -1).int()
+    nothing = ids.new_empty(len(ids), 0)
+    logprobs = logits.new_full((len(ids),), torch.nan, dtype=torch.float32)
+    return DeviceTokens(ids[:, 0], logprobs, nothing, nothing.float())
 
 
 class _Rows:

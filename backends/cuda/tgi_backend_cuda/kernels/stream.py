@@ -63,3 +63,82 @@ def multiply(
         if ADDED:
             result += tl.load(addend + place, there, other=0.0).to(tl.float32)
         tl.store(out + place, result.to(out.dtype.element_ty), there)
+
+
+@triton.jit
+def multiply_chosen(
+    out, x, weight, chosen, num_outputs,
+    SIZE: tl.constexpr, PAD: tl.constexpr, ROWS: tl.constexpr, SHARED: tl.constexpr,
+    PAIRED: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """The same with an expert for each row of out (choices, num_outputs): chosen int64 (choices,).
+
+    weight (experts, num_outputs, SIZE); with PAIRED it has gates and values as in `multiply`.
+    SHARED rows of out have one row of x, which has choices / SHARED.
+    """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
+    choice = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < num_outputs
+    column = tl.arange(0, PAD)
+    inside = column < SIZE
+    mask = there[:, None] & inside[None, :]
+    matrix = tl.cast(num_outputs, tl.int64) * SIZE
+    expert = tl.load(chosen + choice).to(tl.int64)
+    if PAIRED:
+        expert *= 2
+    at = weight + expert * matrix + row.to(tl.int64)[:, None] * SIZE + column[None, :]
+    w = tl.load(at, mask, other=0.0)
+    second = w
+    if PAIRED:
+        second = tl.load(at + matrix, mask, other=0.0)
+    numbers = tl.load(x + choice // SHARED * SIZE + column, inside, other=0.0).to(tl.float32)
+    result = tl.sum(w.to(tl.float32) * numbers[None, :], 1)
+    if PAIRED:
+        result = result.to(out.dtype.element_ty).to(tl.float32)
+        value = tl.sum(second.to(tl.float32) * numbers[None, :], 1)
+        active = (result / (1.0 + tl.exp(-result))).to(out.dtype.element_ty)
+        result = active.to(tl.float32) * value.to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out + choice * num_outputs + row, result.to(out.dtype.element_ty), there)
+
+
+@triton.jit
+def choose(
+    logits, scores, chosen, x, weight,
+    SIZE: tl.constexpr, PAD: tl.constexpr, EXPERTS: tl.constexpr, EXPERTS_PAD: tl.constexpr,
+    CHOICES: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """The most probable experts of each token, one program for each.
+
+    logits (T, EXPERTS) = x (T, SIZE) times weight (EXPERTS, SIZE) transposed; chosen int64
+    (T, CHOICES), and scores (T, CHOICES) their probabilities, which add up to one.
+    """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+    token = tl.program_id(0)
+    expert = tl.arange(0, EXPERTS_PAD)
+    column = tl.arange(0, PAD)
+    there = expert < EXPERTS
+    inside = column < SIZE
+    at = weight + expert[:, None] * SIZE + column[None, :]
+    w = tl.load(at, there[:, None] & inside[None, :], other=0.0)
+    if EARLY:
+        cuda.gdc_wait()
+    numbers = tl.load(x + token * SIZE + column, inside, other=0.0).to(tl.float32)
+    result = tl.sum(w.to(tl.float32) * numbers[None, :], 1).to(logits.dtype.element_ty)
+    tl.store(logits + token * EXPERTS + expert, result, there)
+    left = tl.where(there, result.to(tl.float32), float("-inf"))
+    highest = tl.max(left, 0)
+    total = 0.0
+    for choice in tl.static_range(CHOICES):
+        best = tl.argmax(left, 0)
+        total += tl.exp(tl.max(left, 0) - highest)
+        tl.store(chosen + token * CHOICES + choice, best.to(tl.int64))
+        left = tl.where(expert == best, float("-inf"), left)
+    left = tl.where(there, result.to(tl.float32), float("-inf"))
+    for choice in tl.static_range(CHOICES):
+        score = tl.exp(tl.max(left, 0) - highest) / total
+        tl.store(scores + token * CHOICES + choice, score.to(scores.dtype.element_ty))
+        left = tl.where(expert == tl.argmax(left, 0), float("-inf"), left)

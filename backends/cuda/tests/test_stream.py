@@ -1,0 +1,115 @@
+"""Products of a few tokens, routers and rotated keys are what torch computes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tgi_backend_cuda.launch import (
+    Pages,
+    Turning,
+    attend_rows,
+    store_tokens,
+    turn_and_store_tokens,
+    turn_tokens,
+)
+from tgi_backend_cuda.products import Products
+from torch.nn import functional
+
+from tests.paged import BLOCK_TOKENS, DEVICE, SMALL, make_case, reference
+
+PRODUCTS = Products(SMALL)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def norm_of(size: int) -> torch.nn.Module:
+    norm = torch.nn.RMSNorm(size, eps=1e-5).to(DEVICE)
+    norm.variance_epsilon = 1e-5
+    with torch.no_grad():
+        norm.weight.copy_(random(size, seed=9))
+    return norm
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3])
+@pytest.mark.parametrize("size", [32, 40])
+@pytest.mark.parametrize("with_bias", [True, False])
+@torch.no_grad()
+def test_a_product_is_a_linear_layer_of_what_was_normalized(num_tokens, size, with_bias):
+    x, weight = random(1, num_tokens, size), random(23, size, seed=1)
+    bias = random(23, seed=2) if with_bias else None
+    into, norm = random(1, num_tokens, 23, seed=3), norm_of(size)
+    expected = functional.linear(x, weight, bias)
+    torch.testing.assert_close(PRODUCTS.linear(x, weight, bias), expected)
+    expected = functional.linear(norm(x), weight, bias) + into
+    found = PRODUCTS.linear(x, weight, bias, norm=norm, into=into.clone())
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3])
+@pytest.mark.parametrize("with_bias", [True, False])
+@torch.no_grad()
+def test_gates_and_values_of_one_product_are_those_of_two(num_tokens, with_bias):
+    x, weight, norm = random(num_tokens, 48), random(2 * 21, 48, seed=1), norm_of(48)
+    bias = random(2 * 21, seed=2) if with_bias else None
+    gate, value = functional.linear(norm(x), weight, bias).chunk(2, -1)
+    found = PRODUCTS.gated(x, weight, bias, norm=norm)
+    torch.testing.assert_close(found, functional.silu(gate) * value, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_chosen_experts_are_added_up_by_what_they_count():
+    x, gate_up, down = random(2, 24), random(5, 2 * 18, 24, seed=1), random(5, 24, 18, seed=2)
+    chosen = torch.tensor([[4, 0, 2], [1, 4, 3]]).to(DEVICE)
+    weights = random(2, 3, seed=3).softmax(1)
+    expected = torch.zeros_like(x)
+    for token in range(2):
+        for expert, counts in zip(chosen[token].tolist(), weights[token], strict=True):
+            gate, value = (gate_up[expert] @ x[token]).chunk(2)
+            expected[token] += counts * (down[expert] @ (functional.silu(gate) * value))
+    found = PRODUCTS.experts(x, gate_up, down, chosen, weights)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_router_chooses_the_most_probable_experts():
+    x, weight = random(2, 40), random(6, 40, seed=1)
+    logits, scores, chosen = PRODUCTS.router(x, weight, 3, torch.float32)
+    torch.testing.assert_close(logits, functional.linear(x, weight))
+    top = logits.softmax(1).topk(3, dim=1)
+    assert torch.equal(chosen, top.indices)
+    torch.testing.assert_close(scores, top.values / top.values.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.float8_e4m3fn])
+def test_keys_are_rotated_on_their_way_to_the_cache(cache_dtype):
+    heads, kv_heads, dim, tokens = 3, 2, 8, 5
+    x = random(tokens, (heads + 2 * kv_heads) * dim)
+    angles = random(tokens, dim // 2, seed=1).repeat(1, 2)
+    turning = Turning(cos=angles.cos(), sin=angles.sin(), heads=heads, kv_heads=kv_heads)
+    cells = torch.tensor([3, 40, -1, 17, 0], dtype=torch.int32, device=DEVICE)
+
+    def pages() -> Pages:
+        empty = torch.zeros(3, BLOCK_TOKENS, kv_heads, dim, device=DEVICE).to(cache_dtype)
+        return Pages(keys=empty, values=empty.clone(), key_scale=0.5, value_scale=2.0)
+
+    one, two, turned, expected = pages(), pages(), x.clone(), x.clone()
+    turn_and_store_tokens(one, turned, turning, cells, SMALL)
+    turn_tokens(expected, turning, SMALL)
+    query, key, value = expected.unflatten(1, (-1, dim)).split((heads, kv_heads, kv_heads), 1)
+    store_tokens(two, key, value, cells, SMALL)
+    stored = cells >= 0
+    assert torch.equal(turned.unflatten(1, (-1, dim))[stored, :heads], query[stored])
+    assert torch.equal(one.keys.float(), two.keys.float())
+    assert torch.equal(one.values.float(), two.values.float())
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_single_tokens_before_prompts_have_tiles_of_their_own(splits):
+    case = make_case([5, 40, 17, 3], [1, 1, 9, 30], heads=4, kv_heads=2, key_dim=16)
+    rows = replace(case.rows, num_single=2)
+    found = attend_rows(case.pages, case.query, rows, SMALL, scaling=0.25, splits=splits)
+    torch.testing.assert_close(
+        found.cpu().double(), reference(case, scaling=0.25), atol=1e-5, rtol=1e-4
+    )
