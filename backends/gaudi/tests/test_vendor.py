@@ -118,3 +118,18 @@ def test_intel_neural_compressor_has_what_the_simulator_has():
         wanted = parameters(ours[name])
         assert parameters(real[name])[: len(wanted)] == wanted, name
     assert {"measure", "quantize"} <= real.keys()
+
+
+def test_intel_neural_compressor_tells_ranks_apart_by_what_ours_are_told():
+    from tgi_backend_gaudi.device import HpuDevice
+
+    fp8 = INTELS / "neural_compressor/torch/algorithms/fp8_quant"
+    found = functions(fp8 / "prepare_quant/prepare_model.py")
+    asked = {
+        node.args[0].value
+        for name in ("get_world_size", "get_local_rank")
+        for node in ast.walk(found[name])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.getenv"
+    }
+    assert asked == {"LOCAL_RANK", "WORLD_SIZE"}
+    assert asked <= HpuDevice().environment(1, 2, {}).keys()

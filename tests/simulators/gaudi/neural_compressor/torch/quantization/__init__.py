@@ -20,7 +20,7 @@ class FP8Config:
 
     @property
     def stats(self) -> Path:
-        """For each rank another file, named as the real one's."""
+        """For each rank another file, by the variables that the real one asks."""
         rank, size = os.environ.get("LOCAL_RANK"), os.environ.get("WORLD_SIZE")
         return Path(f"{self._stats}_{rank}_{size}.json" if rank and size else f"{self._stats}.json")
 
