@@ -33,6 +33,8 @@ REAL_MODEL = "A real model's greedy tokens equal the reference's"
 SHARDS = "Ranks share a model"
 NCCL = "Ranks exchange results by the maker's library"
 SHARED_CHECKPOINTS = "Ranks share a quantized model"
+SHARED_ADAPTERS = "Ranks share adapters"
+SHARED_IMAGES = "Ranks look at images"
 QUANTIZED = "Weights in int8 and int4"
 CHECKPOINTS = "Checkpoints of GPTQ, AWQ, FP8, bitsandbytes and compressed-tensors"
 FP8 = "Weights and activations in fp8, measured before"
@@ -147,6 +149,46 @@ ROWS = (
         Seen.DEVICE,
         "backends/torch/tests/test_quantized_shards.py"
         "::test_two_ranks_compute_what_a_checkpoints_numbers_stand_for",
+    ),
+    Row(
+        SHARED_ADAPTERS,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_shared_adapters.py"
+        "::test_many_adapters_on_two_ranks_equal_merged_weights",
+    ),
+    Row(
+        SHARED_ADAPTERS,
+        "xpu",
+        Seen.SIMULATOR,
+        "backends/xpu/tests/test_xpu.py::test_two_ranks_have_adapters_and_images_as_one_does",
+    ),
+    Row(
+        SHARED_ADAPTERS,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_ranks.py"
+        "::test_adapters_of_two_gaudis_give_the_tokens_of_one_and_nothing_is_compiled_late",
+    ),
+    Row(
+        SHARED_IMAGES,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_shared_images.py"
+        "::test_tokens_of_two_ranks_are_those_of_generate_in_any_batch",
+    ),
+    Row(
+        SHARED_IMAGES,
+        "xpu",
+        Seen.SIMULATOR,
+        "backends/xpu/tests/test_xpu.py::test_two_ranks_have_adapters_and_images_as_one_does",
+    ),
+    Row(
+        SHARED_IMAGES,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_ranks.py"
+        "::test_two_gaudis_look_at_images_as_one_does_and_nothing_is_compiled_late",
     ),
     Row(
         QUANTIZED,

@@ -18,9 +18,12 @@ from tgi_backend_xpu.plugin import tgi_backend
 
 from tests.engines import generate, requests
 from tests.families import FAMILIES, VOCAB, Driver, check_any_batch, make_model, request_for
+from tests.image_requests import conversations, request_of
+from tests.lora import two_adapters
 from tests.plain_driver import MIB, OnCpu
+from tests.seeing import make_seeing
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import CONTRACT, DType
+from tgi_core.contract import CONTRACT, AdapterRef, DType
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import UnsupportedModel, UsageError
 
@@ -71,6 +74,35 @@ def test_two_ranks_have_two_steps_in_flight_and_one_does_not_outlive_the_other(l
     monkeypatch.setattr(os, "_exit", lambda status: ended.set())
     backend._followers._processes[0].kill()
     assert ended.wait(60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["llama", "llava_next", "mllama"])
+def test_two_ranks_have_adapters_and_images_as_one_does(family, tmp_path, monkeypatch):
+    """Sampled on the device, with two steps in flight."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    if family == "llama":
+        folder = make_model(tmp_path / "model", FAMILIES[family]())
+        paths = two_adapters(tmp_path / "adapters", folder)
+        adapters = [None, *(AdapterRef.at(path.name, path) for path in paths)]
+        wanted = [
+            replace(each, adapter=adapters[place % 3], prompt=tuple(t % VOCAB for t in each.prompt))
+            for place, each in enumerate(requests(12, seed=7, max_prompt=30, max_new=6))
+        ]
+    else:
+        model = make_seeing(tmp_path / "model", family)
+        folder = model.folder
+        wanted = [request_of(model, name, *one) for name, one in conversations(model).items()]
+    outputs = []
+    for size in (1, 2):
+        backend = SamplingRankedBackend(XpuDevice(OnCpu(num_devices=2)))
+        engine = StepEngine(backend, FirstComeFirstServed())
+        sizes = dict(max_rows=4, cache_tokens=1024, num_threads=1)
+        engine.start(request_for(folder, num_shards=size, **sizes), lambda *told: None)
+        outputs.append(generate(engine, wanted))
+        backend.close()
+    assert outputs[0] == outputs[1]
 
 
 def test_more_ranks_than_gpus_are_refused_before_anything_is_loaded(load):
