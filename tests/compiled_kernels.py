@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import triton
+from tgi_backend_cuda.kernels.begin import angles, look_up
 from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
 from tgi_backend_cuda.kernels.paged import attend, combine
 from tgi_backend_cuda.kernels.store import rotate_and_store, store
@@ -27,17 +28,26 @@ POINTERS = {
         "part_out part_high part_total".split(),
         "tables table_width begins lengths".split(),
     ),
+    "look_up": ([], [], "tokens sampled".split()),
+    "angles": ("cos sin".split(), ["frequencies"], []),
     "combine": (["out"], "part_out part_high part_total".split(), []),
     "store": ("keys values key value".split(), [], ["cells"]),
     "rms_norm": ("out x weight".split(), [], []),
     "silu_and_multiply": (["out", "x"], [], []),
     "rotate_and_store": ("x cos sin keys values".split(), [], ["cells"]),
     "rotate": ("x cos sin".split(), [], []),
-    "choose": ("logits x weight".split(), ["scores"], ["chosen"]),
-    "multiply_chosen": ("out x weight".split(), [], ["chosen"]),
+    "choose": ("logits x weight".split(), ["scores"], []),
+    "multiply_chosen": ("out x weight".split(), [], []),
     "multiply": ("out x weight bias addend norm".split(), [], []),
 }
 """Arguments that point to numbers of the model's dtype, to float32 and to int32."""
+LONG = {
+    "look_up": ["out"],
+    "angles": ["positions"],
+    "choose": ["chosen"],
+    "multiply_chosen": ["chosen"],
+}
+"""And to int64."""
 FLOATS = "scaling softcap value_scale key_factor value_factor limit epsilon".split()
 
 
@@ -86,6 +96,8 @@ def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dic
         KV_PAD=8,
     )  # fmt: skip
     yield "rotate and store", rotate_and_store, early | places, dict(num_warps=4, **launch)
+    yield "look up", look_up, dict(SIZE=1024), dict(num_warps=4)
+    yield "angles", angles, dict(HALF=64, HALF_PAD=64), dict(num_warps=1)
     if (stream := arch.stream) is not None:
         product = dict(
             SIZE=4096, PAD=4096, TOKENS=1, ROWS=stream.program(4096, 1)[0], NORMED=True,
@@ -111,6 +123,7 @@ def compile_kernel(
         **dict.fromkeys(half, "*bf16"),
         **dict.fromkeys(single, "*fp32"),
         **dict.fromkeys(whole, "*i32"),
+        **dict.fromkeys(LONG.get(kernel.__name__, ()), "*i64"),
         **dict.fromkeys(FLOATS, "fp32"),
     }
     signature = {

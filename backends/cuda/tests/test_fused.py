@@ -26,19 +26,21 @@ def model_of(config) -> transformers.PreTrainedModel:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral, sliding"])
 def test_norms_activations_and_positions_are_fused(family):
     model = model_of(FAMILIES[family]())
-    assert fuse(model, SMALL) == Fused(norms=5, mlps=2, attentions=2, layers=2)
+    assert fuse(model, SMALL) == Fused(norms=5, rotaries=1, mlps=2, attentions=2, layers=2)
 
 
 def test_experts_that_a_few_tokens_choose_are_fused():
     model = model_of(FAMILIES["mixtral"]())
-    assert fuse(model, SMALL) == Fused(norms=5, routers=2, experts=2, attentions=2, layers=2)
+    assert fuse(model, SMALL) == Fused(
+        norms=5, rotaries=1, routers=2, experts=2, attentions=2, layers=2
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "fused"),
     [
-        ("gemma2", Fused(attentions=2)),  # its norm adds one, its activation is another
-        ("qwen3", Fused(norms=9, mlps=2)),  # its queries have norms between
+        ("gemma2", Fused(rotaries=1, attentions=2)),  # its norm adds one, its activation is another
+        ("qwen3", Fused(norms=9, rotaries=1, mlps=2)),  # its queries have norms between
         ("gpt2", Fused()),
     ],
 )

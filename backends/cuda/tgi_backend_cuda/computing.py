@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import triton
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS
 from tgi_backend_torch.forward import FlatModel
@@ -20,10 +21,14 @@ from tgi_backend_cuda.attention import TritonAttention
 from tgi_backend_cuda.buckets import Buckets
 from tgi_backend_cuda.driver import CannotCapture, Driver, Graph
 from tgi_backend_cuda.inputs import Inputs, Shape, fill
+from tgi_backend_cuda.kernels.begin import look_up
 from tgi_backend_cuda.staging import Staging
 from tgi_core.contract import Progress, Step
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_UP = 1024
+"""Tokens of one program."""
 
 
 class GraphComputing:
@@ -151,12 +156,11 @@ class GraphComputing:
         return inputs
 
     def _compute(self, inputs: Inputs) -> Tensor:
-        tokens = inputs.tokens.long()
-        # -1 marks a row that could not be sampled; its request fails as soon as that is read
-        last = self._sampled[(-1 - tokens).clamp_min(0)].long().clamp_min(0)
-        return self._model(
-            torch.where(tokens < 0, last, tokens), inputs.positions.long(), inputs.outputs.long()
+        tokens = torch.empty_like(inputs.tokens, dtype=torch.int64)
+        look_up[(triton.cdiv(len(tokens), _LOOKED_UP),)](
+            tokens, inputs.tokens, self._sampled, len(tokens), SIZE=_LOOKED_UP, num_warps=4
         )
+        return self._model(tokens, inputs.positions.long(), inputs.outputs.long())
 
     @torch.inference_mode()
     def _fill(self, inputs: Inputs) -> None:

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tgi_backend_cuda.attention import TritonAttention
+from tgi_backend_cuda.kernels.begin import angles
 from tgi_backend_cuda.kernels.fused import rms_norm
 from tgi_backend_cuda.launch import Turning, turn_tokens
 from tgi_backend_cuda.products import Products, hooked, merged, share
 from tgi_backend_cuda.tiles import Architecture
 
 _ROUTER_NUMBERS = 1 << 16
+_STEADY = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary positions whose frequencies do not depend on a step."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class Fused:
     """How many modules were replaced."""
 
     norms: int = 0
+    rotaries: int = 0
     mlps: int = 0
     routers: int = 0
     experts: int = 0
@@ -47,6 +51,8 @@ def fuse(model: PreTrainedModel, arch: Architecture) -> Fused:
     for call in calls_of(model, _may_be_fused):
         if _fuse_norm(call, arch):
             counts.norms += 1
+        elif _fuse_rotary(call):
+            counts.rotaries += 1
         elif _fuse_mlp(call, products):
             counts.mlps += 1
         elif _fuse_router(call, products):
@@ -61,8 +67,17 @@ def fuse(model: PreTrainedModel, arch: Architecture) -> Fused:
 
 
 def _may_be_fused(module: nn.Module) -> bool:
-    kinds = (is_rms_norm, _is_mlp, _is_router, _is_experts, _is_attention, _is_layer)
+    kinds = (is_rms_norm, _is_rotary, _is_mlp, _is_router, _is_experts, _is_attention, _is_layer)
     return any(is_one(module) for is_one in kinds)
+
+
+def _is_rotary(module: nn.Module) -> bool:
+    """Whether its angles are products of positions and numbers that stay as they are."""
+    return (
+        isinstance(getattr(module, "inv_freq", None), Tensor)
+        and isinstance(getattr(module, "attention_scaling", None), float)
+        and getattr(module, "rope_type", None) in _STEADY
+    )
 
 
 def _is_mlp(module: nn.Module) -> bool:
@@ -131,6 +146,38 @@ def _fuse_norm(call: Call, arch: Architecture) -> bool:
         return out
 
     return take(call, forward, lambda found: is_alike(found, call.result))
+
+
+@torch.no_grad()
+def _fuse_rotary(call: Call) -> bool:
+    module: Any = call.module
+    if not _is_rotary(module):
+        return False
+    original, scaling = module.forward, module.attention_scaling
+    frequencies = module.inv_freq.float().contiguous()
+    half = len(frequencies)
+
+    def forward(x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        if position_ids.dim() != 2 or len(position_ids) != 1:
+            result: tuple[Tensor, Tensor] = original(x, position_ids)
+            return result
+        cos, sin = (x.new_empty(1, position_ids.shape[1], 2 * half) for _ in range(2))
+        angles[(position_ids.shape[1],)](
+            cos,
+            sin,
+            position_ids.contiguous(),
+            frequencies,
+            scaling,
+            HALF=half,
+            HALF_PAD=triton.next_power_of_2(half),
+            num_warps=1,
+        )
+        return cos, sin
+
+    def alike(found: tuple[Tensor, Tensor]) -> bool:
+        return all(is_alike(*pair) for pair in zip(found, call.result, strict=True))
+
+    return take(call, forward, alike)
 
 
 @torch.no_grad()
