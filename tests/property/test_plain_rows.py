@@ -84,8 +84,9 @@ def run(
     while todo or engine.busy:
         for request in todo[:per_step]:
             engine.submit(request)
-            if not plain:
-                engine._sequences[request.request_id].plain = False
+            sequence = engine._sequences.get(request.request_id)
+            if sequence is not None:  # it was not refused as too long
+                sequence.plain &= plain
         del todo[:per_step]
         events = list(engine.poll(0.001))
         for event in events:

@@ -27,7 +27,7 @@ class TopToken:
     logprob: float
 
 
-class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request. A struct of msgspec, for a step makes hundreds: a dataclass takes
     twenty times as long.
     """

@@ -44,7 +44,9 @@ class Committed:
 def commit(outputs: list[Output], sampled: SampledTokens) -> Committed:
     """Appends tokens to their sequences; those that ended meanwhile are passed over."""
     result = Committed()
+    events, continuing, last_outputs = result.events, result.continuing, result.last_outputs
     ids, logprobs, running = sampled.ids.tolist(), sampled.logprobs.tolist(), Status.RUNNING
+    num_tokens = 0
     for i, output in enumerate(outputs):
         row = output.row
         sequence = row.sequence
@@ -74,20 +76,21 @@ def commit(outputs: list[Output], sampled: SampledTokens) -> Committed:
                 top=_tops(sampled, range(i, end), wants.num_top) if wants.num_top else (),
                 finish=finish,
             )
-            result.events.append(event)
+            events.append(event)
         if fault is not None:
-            result.events.append(RequestFailed(request_id=request.request_id, message=fault))
+            events.append(RequestFailed(request_id=request.request_id, message=fault))
             result.failed.append(sequence)
             continue
-        result.num_tokens += len(taken)
+        num_tokens += len(taken)
         if row.drafts:
             result.num_drafts += len(row.drafts)
             result.num_accepted += len(taken) - 1
         if finish is None:
-            result.continuing.append(sequence)
-            result.last_outputs.append(end - 1)
+            continuing.append(sequence)
+            last_outputs.append(end - 1)
         else:
             result.finished.append(sequence)
+    result.num_tokens = num_tokens
     return result
 
 

@@ -19,6 +19,9 @@ from tgi_core.sampling.seeds import uniform
 from tgi_core.scheduler.sequence import Sequence
 
 _NEUTRAL = SamplingParams()
+_NO_TOKENS = np.zeros(0, np.int32)
+_NO_NUMBERS = np.zeros(0, np.float32)
+_NO_MASK = np.zeros((0, 0), np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class _Gathered:
     """All but the draws."""
     seeds: NDArray[np.uint64]
     num_prompt: NDArray[np.int64]
+    """Empty if nothing is drawn."""
     draws: bool
     """Whether any is not greedy."""
 
@@ -76,18 +80,17 @@ class Wishes:
 
     def _gather_special(self, outputs: list[Output], sequences: list[Sequence]) -> _Gathered:
         """Those of outputs that may be scored, and of sequences that may have penalties."""
-        scored = [i for i, output in enumerate(outputs) if output.scored is not None]
+        special = [(i, output) for i, output in enumerate(outputs) if not output.row.plain]
+        scored = [(i, output.scored) for i, output in special if output.scored is not None]
         rows = [sequence.seq for sequence in sequences]
-        for i in scored:
+        for i, _ in scored:
             rows[i] = self._scored
         gathered = self._gather(sequences, rows)
         batch = gathered.batch
-        for i in scored:
-            sequence, token = sequences[i], outputs[i].scored
-            assert token is not None
-            batch.num_top[i] = sequence.request.sampling.num_top
-            batch.forced[i] = sequence.tokens[token]
-        if all(sequence.counts is None for sequence in sequences):
+        for i, token in scored:
+            batch.num_top[i] = sequences[i].request.sampling.num_top
+            batch.forced[i] = sequences[i].tokens[token]
+        if all(output.row.sequence.counts is None for _, output in special):
             return gathered
         histories = [_history(output) for output in outputs]
         batch = replace(
@@ -99,14 +102,12 @@ class Wishes:
         return replace(gathered, batch=batch)
 
     def _gather(self, sequences: list[Sequence], rows: list[int]) -> _Gathered:
+        known = self._params
         for row, sequence in zip(rows, sequences, strict=True):
-            if self._params[row] is not sequence.request.sampling and row != self._scored:
+            if known[row] is not sequence.request.sampling and row != self._scored:
                 self._put(row, sequence.request.sampling)
         places = np.array(rows, np.intp)
         numbers = self._numbers.take(places, axis=1)
-        biases: list[tuple[tuple[int, float], ...]] = [()] * len(rows)
-        if self._biased[places].any():
-            biases = [(self._params[row] or _NEUTRAL).logit_bias for row in rows]
         batch = SamplingBatch(
             temperature=numbers[0],
             top_p=numbers[1],
@@ -121,21 +122,25 @@ class Wishes:
             num_top=self._num_top[places],
             forced=np.full(len(rows), -1, np.int32),
             history_begins=np.zeros(len(rows) + 1, np.int32),
-            history_tokens=np.zeros(0, np.int32),
-            history_counts=np.zeros(0, np.int32),
-            bias_begins=_begins(biases),
-            bias_tokens=np.array([t for b in biases for t, _ in b], np.int32),
-            bias_values=np.array([v for b in biases for _, v in b], np.float32),
-            mask_rows=np.zeros(0, np.int32),
-            mask=np.zeros((0, 0), np.int32),
+            history_tokens=_NO_TOKENS,
+            history_counts=_NO_TOKENS,
+            bias_begins=np.zeros(len(rows) + 1, np.int32),
+            bias_tokens=_NO_TOKENS,
+            bias_values=_NO_NUMBERS,
+            mask_rows=_NO_TOKENS,
+            mask=_NO_MASK,
         )
-        return _Gathered(
-            sequences,
-            batch,
-            self._seeds[places],
-            np.array([sequence.num_prompt for sequence in sequences], np.int64),
-            bool(numbers[0].any()),
-        )
+        if self._biased[places].any():
+            biases = [(known[row] or _NEUTRAL).logit_bias for row in rows]
+            batch = replace(
+                batch,
+                bias_begins=_begins(biases),
+                bias_tokens=np.array([t for b in biases for t, _ in b], np.int32),
+                bias_values=np.array([v for b in biases for _, v in b], np.float32),
+            )
+        draws = bool(numbers[0].any())
+        num_prompt = np.array([s.num_prompt for s in sequences] if draws else (), np.int64)
+        return _Gathered(sequences, batch, self._seeds[places], num_prompt, draws)
 
     def _put(self, row: int, params: SamplingParams) -> None:
         self._params[row] = params

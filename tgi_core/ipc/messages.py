@@ -170,11 +170,12 @@ class StepDone(msgspec.Struct, tag=True, gc=False):
     @classmethod
     def of(cls, events: list[Event], stats: StepStats | None) -> StepDone:
         """Sorts events by kind."""
-        frame = cls([], [], [], [], [], [], stats)
-        for event in events:
+        tokens = [event for event in events if isinstance(event, TokenEvent)]
+        frame = cls([], [], tokens, [], [], [], stats)
+        if len(tokens) == len(events):
+            return frame  # as after most steps
+        for event in [event for event in events if not isinstance(event, TokenEvent)]:
             match event:
-                case TokenEvent():
-                    frame.tokens.append(event)
                 case RequestStarted():
                     frame.started.append(event)
                 case PromptScored():
