@@ -84,6 +84,8 @@ class Outcome:
     """What a prompt may reuse of others: anywhere, whole, prompt or nothing."""
     adapters: bool = False
     embeds: bool = False
+    ranks: bool = False
+    """Whether two ranks share it."""
 
 
 def known_types() -> dict[str, tuple[type[PretrainedConfig], str]]:
@@ -152,6 +154,9 @@ def outcome_of(model_type: str, folder: Path) -> Outcome:
         is_flat = not isinstance(backend._loaded.computing, PaddedModel)
     finally:
         backend.close()
+    fault = _shared_fault(folder, encodes=capabilities.encoder is not None)
+    if fault:
+        return Outcome(model_type, architecture, "wrong", f"two ranks: {fault}")
     shares = {Fork.ANY: "anywhere", Fork.NONE: "whole"}[capabilities.fork]
     if not capabilities.chunked:
         shares = "nothing"
@@ -165,7 +170,27 @@ def outcome_of(model_type: str, folder: Path) -> Outcome:
         shares=shares,
         adapters=capabilities.adapters is not AdapterRows.NONE,
         embeds=capabilities.embedding is not None,
+        ranks=fault is not None,
     )
+
+
+def _shared_fault(folder: Path, *, encodes: bool) -> str | None:
+    """As `_greedy_fault`, of two ranks; None if they cannot share it."""
+    from tgi_backend_torch.loader import model_class, read_config
+    from tgi_backend_torch.shards import check_shards
+
+    from tests.thread_ranks import ThreadRanks
+
+    config = read_config(folder)
+    try:
+        check_shards(model_class(config), config, 2)
+        ranks = ThreadRanks(folder, 2, folder.parent, max_rows=4, max_sequence_tokens=96)
+    except SetupError:
+        return None
+    try:
+        return _greedy_fault(ranks, folder, encodes=encodes)
+    finally:
+        ranks.close()
 
 
 def _greedy_fault(backend: Any, folder: Path, *, encodes: bool) -> str:

@@ -43,6 +43,9 @@ adapter.
 **Padded**: rows of one length share a call, as `generate` makes them; no adapters. In the column
 *parts*: whether a prompt may be computed in parts. In *prefix*: what a prompt may take over from
 others: any beginning, the whole of an earlier sequence, an equal prompt's encoding, or nothing.
+In *ranks*: whether two ranks (`--num-shard 2`) gave those tokens as well; types without it are
+refused. Of what cannot be cut by heads or channels, as mixers of Mamba 2, ranks share the weights,
+and each does all the work.
 In *OpenVINO*: whether `tgi serve` takes the type to that backend, which is faster on CPUs and
 compares the same way in its own tests.
 """
@@ -78,7 +81,17 @@ def models_page() -> str:
         [
             _HEAD.format(versions=versions),
             *_table(
-                ["type", "class", "runs", "parts", "prefix", "adapters", "embeds", "OpenVINO"],
+                [
+                    "type",
+                    "class",
+                    "runs",
+                    "parts",
+                    "prefix",
+                    "adapters",
+                    "embeds",
+                    "ranks",
+                    "OpenVINO",
+                ],
                 map(_served, served),
             ),
             "",
@@ -128,6 +141,7 @@ def _served(one: dict[str, Any]) -> list[str]:
         _PREFIX[one["shares"]],
         "yes" if one.get("adapters") else "",
         "yes" if one.get("embeds") else "",
+        "yes" if one.get("ranks") else "",
         "yes" if one["model_type"] in PROVEN else "",
     ]
 

@@ -34,7 +34,6 @@ from tests.families import (
 )
 from tgi_core.errors import UnsupportedModel
 
-SHARED = [family for family in PADDED if family != "llama4_text"]
 SAMPLE = ["falcon, ALiBi", "bloom", "mamba", "t5"]
 """In the default run."""
 OTHER_FORMS = {
@@ -73,7 +72,7 @@ def sample_of(families):
     return [f if f in SAMPLE else pytest.param(f, marks=pytest.mark.long) for f in families]
 
 
-@pytest.mark.parametrize("family", sample_of(SHARED))
+@pytest.mark.parametrize("family", sample_of(PADDED))
 def test_two_ranks_compute_what_one_does_in_any_batch(family, family_folder, ranks):
     folder = family_folder(family)
     check_any_batch(Driver(ranks(folder, 2, max_rows=6, max_sequence_tokens=160), folder))
@@ -103,7 +102,7 @@ def test_two_ranks_encode_and_decode_what_one_does(family, family_folder, ranks)
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("family", [*SHARED, *RECURRENT])
+@pytest.mark.parametrize("family", [*PADDED, *RECURRENT])
 @pytest.mark.long
 def test_greedy_tokens_of_ranks_are_those_of_generate(family, size, family_folder, ranks):
     folder = family_folder(family)

@@ -138,9 +138,9 @@ def test_a_step_that_fails_ends_all_ranks(family_folder, ranks):
         backend.step(bad)
 
 
-def test_what_cannot_be_shared_is_refused_before_a_process_is_started(family_folder, ranks):
+def test_what_cannot_be_shared_is_refused_before_a_process_is_started(new_model, ranks):
     with pytest.raises(UnsupportedModel, match="no plan"):
-        ranks(family_folder("llama4_text"), 2)
+        ranks(new_model(transformers.BitNetConfig(**GQA)), 2)
     assert not followers()
 
 

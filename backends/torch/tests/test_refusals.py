@@ -8,6 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tgi_backend_torch.device import CpuDevice
+from tgi_backend_torch.loader import read_config
 
 from tgi_core.contract import DType
 from tgi_core.errors import BadModel, DoesNotFit, UnsupportedModel
@@ -74,6 +75,14 @@ def test_a_config_with_impossible_sizes(size, llama, load):
         edit_config(llama, **{**before, name: size})
         with pytest.raises((BadModel, UnsupportedModel)):
             load(llama)
+
+
+def test_large_numbers_of_other_things_than_layers_are_believed(tmp_path):
+    """Gemma 4's vocabulary has a size for each layer's input."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "llama", "vocab_size_per_layer_input": 262144})
+    )
+    assert read_config(tmp_path).vocab_size_per_layer_input == 262144
 
 
 def test_code_of_the_model_is_never_run(llama, drive, tmp_path):

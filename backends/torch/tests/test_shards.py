@@ -14,7 +14,6 @@ from tgi_backend_torch.shards import check_shards
 from tests.families import (
     FAMILIES,
     GQA,
-    PADDED,
     SIZES,
     Driver,
     check_any_batch,
@@ -144,11 +143,10 @@ def test_each_rank_holds_a_part_of_layers_that_lie_transposed(family_folder):
 
 @pytest.mark.parametrize(
     "config",
-    [lambda: transformers.PersimmonConfig(**SIZES, intermediate_size=48), PADDED["llama4_text"]],
-    ids=["persimmon", "llama4_text"],
+    [transformers.BitNetConfig(**GQA), transformers.DiffLlamaConfig(**GQA)],
+    ids=["flat", "padded"],
 )
 def test_a_family_without_a_plan_is_refused_by_name(config):
-    config = config()
     cls = model_class(config)
     with pytest.raises(UnsupportedModel, match=f"{cls.__name__} among several devices"):
         check_shards(cls, config, 2)

@@ -24,6 +24,8 @@ class Style(Enum):
     """Each rank takes its part of an input that all have."""
     TWO_OUTPUTS = "packed_colwise"
     """Two matrices in one, each of which is cut along its outputs."""
+    TWO_TRANSPOSED = "packed_rowwise"
+    """The same of experts whose matrices are (inputs, outputs)."""
     HEADS = "qkv_colwise"
     """Ours: the matrices of queries, keys and values in one, each of which is cut by heads."""
     GROUPS = "qkv_groups"
@@ -39,6 +41,7 @@ class Style(Enum):
 OPTIONAL = (Style.JOINED_OUTPUTS, Style.SPLIT_INPUTS)
 """May as well stay whole, as what comes out is whole."""
 _KEY_VALUE = ("k_proj", "v_proj")
+_SEPARATE = ("q_proj", *_KEY_VALUE)
 
 
 def cut_linear(
@@ -110,7 +113,7 @@ def _cut_groups(
 def units_of(model: PreTrainedModel, name: str, width: int) -> int:
     """How many equal parts a layer's outputs have that must not be cut: heads, or features."""
     parent, _, own = name.rpartition(".")
-    if not parent.lower().endswith(("attn", "attention")):
+    if not parent.lower().endswith(("attn", "attention")) and own not in _SEPARATE:
         return width
     text: Any = model.config.get_text_config()
     heads: int = text.num_attention_heads
@@ -145,12 +148,15 @@ def cut_experts(
     """Pieces of all experts' matrices, (experts, outputs, inputs) or transposed; or of their
     biases, (experts, outputs).
     """
-    along_outputs = style is Style.TWO_OUTPUTS
+    two = style in (Style.TWO_OUTPUTS, Style.TWO_TRANSPOSED)
     transposed = bool(getattr(experts, "is_transposed", False))
-    last = parameter.dim() == 2 or along_outputs == transposed
+    # transformers' words for transposed ones are those of what they would be otherwise
+    last = style is not Style.OUTPUTS and (
+        style is Style.TWO_TRANSPOSED or parameter.dim() == 2 or two == transposed
+    )
     dim = parameter.dim() - (1 if last else 2)
     width = parameter.shape[dim]
-    if not along_outputs:
+    if not two:
         return Pieces(dim, (part_of(name, width, width, rank, size),), width)
     half = width // 2
     begin, end = part_of(name, half, half, rank, size)

@@ -68,7 +68,8 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     for part in (raw, *(part for part in raw.values() if isinstance(part, dict))):
         for name, value in part.items():
-            if "layer" in name and isinstance(value, int) and value > _MOST_LAYERS:
+            of_layers = name.endswith(("layer", "layers"))
+            if of_layers and isinstance(value, int) and value > _MOST_LAYERS:
                 raise BadModel(f"{path} says that {name} is {value}, which no model has.")
     try:
         with quiet():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from transformers import PretrainedConfig
 
 from tgi_backend_torch.own_plan import OwnPlan
-from tgi_backend_torch.padded_plans import padded_plan
+from tgi_backend_torch.padded_plans import fused, padded_plan
 
 _OPT = "model.decoder.layers.*"
 _LLAMA = "model.layers.*"
@@ -60,6 +60,12 @@ _SEPARATE = {
     f"{_LLAMA}.self_attn.o_proj": "rowwise",
 }
 
+_GATED = {
+    f"{_LLAMA}.mlp.gate_proj": "colwise",
+    f"{_LLAMA}.mlp.up_proj": "colwise",
+    f"{_LLAMA}.mlp.down_proj": "rowwise",
+}
+
 _OWN = {
     "opt": OwnPlan(
         layers={
@@ -75,9 +81,7 @@ _OWN = {
     "stablelm": OwnPlan(
         layers={
             **_SEPARATE,
-            f"{_LLAMA}.mlp.gate_proj": "colwise",
-            f"{_LLAMA}.mlp.up_proj": "colwise",
-            f"{_LLAMA}.mlp.down_proj": "rowwise",
+            **_GATED,
         },
         counts={
             f"{_LLAMA}.self_attn.num_heads": f"{_LLAMA}.self_attn.q_proj",
@@ -90,6 +94,8 @@ _OWN = {
     ),
     "idefics": _looking(_LLAMA, "model.gated_cross_attn_layers.*", {"num_heads": "q_proj"}),
     "mllama": _looking(_MLLAMA, _MLLAMA, {"num_heads": "q_proj", "num_key_value_heads": "k_proj"}),
+    "hunyuan_v1_dense": OwnPlan(layers={**_SEPARATE, **_GATED}),
+    "persimmon": fused(_LLAMA, "self_attn", "num_heads"),
     "gpt2": _gpt("split_size", joint="qkv_colwise"),
     "gpt_oss": OwnPlan(
         layers={

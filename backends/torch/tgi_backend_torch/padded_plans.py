@@ -18,16 +18,23 @@ _BLOCKS = "transformer.blocks.*"
 _LAYERS = "model.layers.*"
 _ATTENTION = f"{_LAYERS}.self_attn"
 
-_BLOOM = OwnPlan(
-    layers={
-        f"{_H}.self_attention.query_key_value": "colwise",
-        f"{_H}.self_attention.dense": "rowwise",
-        f"{_H}.mlp.dense_h_to_4h": "colwise",
-        f"{_H}.mlp.dense_4h_to_h": "rowwise",
-    },
-    counts={f"{_H}.self_attention.num_heads": f"{_H}.self_attention.dense"},
-    by_head={f"{_H}.self_attention": ("alibi",)},
-)
+
+def fused(block: str, attention: str, count: str, *by_head: str) -> OwnPlan:
+    """As BLOOM: with the queries of each head lie its keys and values."""
+    attention = f"{block}.{attention}"
+    return OwnPlan(
+        layers={
+            f"{attention}.query_key_value": "colwise",
+            f"{attention}.dense": "rowwise",
+            f"{block}.mlp.dense_h_to_4h": "colwise",
+            f"{block}.mlp.dense_4h_to_h": "rowwise",
+        },
+        counts={f"{attention}.{count}": f"{attention}.dense"},
+        by_head={attention: by_head} if by_head else {},
+    )
+
+
+_BLOOM = fused(_H, "self_attention", "num_heads", "alibi")
 
 _MPT = OwnPlan(
     layers={
@@ -86,17 +93,23 @@ def _t5() -> OwnPlan:
     )
 
 
-def _bart() -> OwnPlan:
-    stacks = ("model.encoder.layers.*", "model.decoder.layers.*")
-    attention = [*(f"{stack}.self_attn" for stack in stacks), f"{stacks[1]}.encoder_attn"]
+def _fc(*stacks: str, crossed: str | None = None) -> OwnPlan:
+    """As BART: stacks of layers, one of which looks at what an encoder makes."""
+    attention = [f"{stack}.self_attn" for stack in stacks]
+    if crossed is not None:
+        attention.append(f"{crossed}.encoder_attn")
+    counts = ("num_heads", "embed_dim")
     return OwnPlan(
         layers={
             **{name: style for each in attention for name, style in _separate(each).items()},
             **{f"{stack}.fc1": "colwise" for stack in stacks},
             **{f"{stack}.fc2": "rowwise" for stack in stacks},
         },
-        counts={f"{each}.num_heads": f"{each}.q_proj" for each in attention},
+        counts={f"{each}.{count}": f"{each}.q_proj" for each in attention for count in counts},
     )
+
+
+_ENCODER, _DECODER = "model.encoder.layers.*", "model.decoder.layers.*"
 
 
 def _mamba(mixer: str) -> OwnPlan:
@@ -132,6 +145,21 @@ def _hybrid(
         layers={**_separate(_ATTENTION, out), **more},
         ratios={f"{_ATTENTION}.num_key_value_groups": groups},
         whole=whole,
+    )
+
+
+def _nemotron() -> OwnPlan:
+    """Each layer has one of: attention, a recurrent mixer, a feed-forward part, experts."""
+    mixer = f"{_LAYERS}.mixer"
+    feed_forward = (mixer, f"{mixer}.shared_experts")
+    return OwnPlan(
+        layers={
+            **_separate(mixer, "o_proj"),
+            **_joined(mixer),
+            **{f"{each}.up_proj": "colwise" for each in feed_forward},
+            **{f"{each}.down_proj": "rowwise" for each in feed_forward},
+        },
+        whole="the recurrent layers",
     )
 
 
@@ -172,15 +200,19 @@ _PLANS = {
     "mpt": _MPT,
     "codegen": _CODEGEN,
     "gptj": _gpt(f"{_H}.attn", "num_attention_heads", "fc_in", "fc_out"),
+    "gpt_neox_japanese": fused("gpt_neox_japanese.layers.*", "attention", "num_attention_heads"),
     "gpt_neo": _gpt(f"{_H}.attn.attention", "num_heads", "c_fc", "c_proj"),
     **dict.fromkeys(("t5", "mt5", "umt5"), _t5()),
-    **dict.fromkeys(_LIKE_BART, _bart()),
+    **dict.fromkeys(_LIKE_BART, _fc(_ENCODER, _DECODER, crossed=_DECODER)),
+    "xglm": _fc(_LAYERS),
     **dict.fromkeys(("mamba", "falcon_mamba"), _mamba("backbone.layers.*.mixer")),
     "mamba2": OwnPlan(layers=_joined("backbone.layers.*.mixer"), whole="the recurrent layers"),
     "jamba": _jamba(),
     **dict.fromkeys(("bamba", "falcon_h1"), _hybrid({**_joined(f"{_LAYERS}.mamba"), **_GATED})),
     "granitemoehybrid": _hybrid(_GRANITE),
     "lfm2": _hybrid(_LFM2, "out_proj", "the convolutions"),
+    "llama4_text": _hybrid({}, whole=""),
+    "nemotron_h": _nemotron(),
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _hybrid({})),
 }
 

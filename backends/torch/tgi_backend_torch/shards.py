@@ -145,8 +145,9 @@ def plan_cuts(model: PreTrainedModel, rank: int, size: int) -> Cuts:
     for name, parameter in model.named_parameters():
         style = plan.get(pattern_of(name))
         if style is not None and style not in _WHOLE:
-            module = model.get_submodule(name.rpartition(".")[0])
-            if style is Style.OUTPUTS:
+            owner = name.rpartition(".")[0]
+            module = model.get_submodule(owner)
+            if style is Style.OUTPUTS and plan.get(pattern_of(owner)) is not Style.EXPERTS:
                 units = units_of(model, name, len(parameter))
                 part = part_of(name, len(parameter), units, rank, size)
                 pieces[name] = Pieces(0, (part,), len(parameter))
