@@ -125,9 +125,10 @@ def test_other_forms_of_these_families_are_shared_too(form, tmp_path, ranks):
 
 
 @pytest.mark.parametrize("wish", ["eetq", "bitsandbytes-nf4"])
+@pytest.mark.parametrize("family", ["bloom", "mpt", "bamba"])
 @pytest.mark.long
-def test_two_ranks_round_weights_as_one_does(wish, family_folder, load, ranks):
-    folder = family_folder("bloom")
+def test_two_ranks_round_weights_as_one_does(family, wish, family_folder, load, ranks):
+    folder = family_folder(family)
     rows = {0: list(range(10, 40)), 1: [5, 6, 7]}
     one, two = (
         Driver(backend, folder).step(rows)
