@@ -1,5 +1,7 @@
 """Steps are padded to the smallest graph that holds them, and padding changes no number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,15 @@ def test_the_largest_graphs_are_captured_first():
     assert tokens == sorted(tokens, reverse=True)
 
 
+@pytest.mark.parametrize("tokens", [*range(1, 9), 517])
+def test_every_part_begins_where_kernels_need_not_be_compiled_anew(tokens):
+    shape = Shape(tokens=tokens, rows=3, outputs=2, decode=False)
+    places = shape.places
+    assert all(at.start % 4 == 0 for at in places) and shape.tables % 4 == 0
+    assert all(one.stop <= other.start for one, other in pairwise(places))
+    assert [at.stop - at.start for at in places] == [tokens, tokens, tokens, 2, 4, 3]
+
+
 @pytest.mark.parametrize("decode", [True, False])
 def test_padding_is_a_row_without_keys_whose_tokens_go_nowhere(decode):
     past, n = ([5, 20], [1, 1]) if decode else ([5, 20], [3, 1])
@@ -76,7 +87,7 @@ def test_padding_is_a_row_without_keys_whose_tokens_go_nowhere(decode):
     assert rows.lengths.tolist() == [past[0] + n[0], 21, 0, 0]
     assert rows.table_width.item() == 2
     assert rows.tables[:4].tolist() == [4, -1, 7, 2]
-    assert end == shape.begins[-1] + 4
+    assert end == shape.tables + 4
     expected = [4 * 16 + 5 + i for i in range(n[0])] + [2 * 16 + 4]
     assert rows.cells.tolist() == [*expected, *[-1] * (shape.tokens - used)]
     assert inputs.outputs[:2].tolist() == step.out.tolist()

@@ -92,7 +92,7 @@ class GraphComputing:
             progress("capturing graphs", done, len(shapes), "graphs")
             inputs = Inputs.of(self._buffer, shape)
             # all tokens are the padding's: nothing is stored, and attention gives zeros
-            self._buffer[: shape.begins[-1]].zero_()
+            self._buffer[: shape.tables].zero_()
             inputs.rows.cells.fill_(-1)
             inputs.rows.begins[1:].fill_(shape.tokens)
             try:

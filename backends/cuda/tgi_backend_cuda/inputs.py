@@ -2,12 +2,14 @@
 
 All int32, in this order: width of the block tables, tokens, positions (on each axis), cells, wanted
 outputs, begins of rows, lengths of rows, block tables. A shape says how many of each there are; a
-step is padded to it. Only the width of the tables is free, for it is read on the device.
+step is padded to it. Only the width of the tables is free, for it is read on the device. Each begins
+at a multiple of 16 bytes: kernels are compiled for pointers that do, and anew for those that do not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from tgi_backend_cuda.launch import Rows
 from tgi_core.contract import Step
+
+_ALIGNED = 4
+"""Numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,18 +47,21 @@ class Shape:
         )
 
     @property
-    def begins(self) -> tuple[int, ...]:
-        """Where tokens, positions, cells, outputs, begins, lengths and tables begin."""
+    def places(self) -> tuple[slice, ...]:
+        """Where tokens, positions, cells, outputs, begins and lengths are."""
         positions = self.tokens * self.axes
         sizes = (self.tokens, positions, self.tokens, self.outputs, self.rows + 1, self.rows)
-        places = [1]
-        for size in sizes:
-            places.append(places[-1] + size)
-        return tuple(places)
+        begins = accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=_ALIGNED)
+        return tuple(slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=False))
+
+    @property
+    def tables(self) -> int:
+        """Where the block tables begin."""
+        return -(-self.places[-1].stop // _ALIGNED) * _ALIGNED
 
     def num_numbers(self, table_width: int) -> int:
         """Length of the array."""
-        return self.begins[-1] + self.rows * table_width
+        return self.tables + self.rows * table_width
 
 
 def fill(
@@ -76,26 +84,23 @@ def fill(
         How many numbers were written.
     """
     num_tokens, num_rows = step.num_tokens, step.num_rows
-    tokens, positions, cells, outputs, begins, lengths, blocks = shape.begins
+    blocks = shape.tables
+    array[:blocks] = 0
+    tokens, positions, cells, outputs, begins, lengths = (array[place] for place in shape.places)
     held = step.past + step.n
     width = -(-int(held.max()) // block_tokens)
     array[0] = width
-    array[tokens:outputs] = 0
-    array[tokens : tokens + num_tokens] = step.tokens
+    tokens[:num_tokens] = step.tokens
     at = step.token_positions()
-    on_axes = array[positions:cells].reshape(shape.axes, -1)
+    on_axes = positions.reshape(shape.axes, -1)
     on_axes[:, :num_tokens] = at if step.positions is None else step.positions
     row_of = np.arange(num_rows) if shape.decode else np.repeat(np.arange(num_rows), step.n)
-    array[cells:outputs] = -1
-    array[cells : cells + num_tokens] = (
-        tables[row_of, at // block_tokens] * block_tokens + at % block_tokens
-    )
-    array[outputs:begins] = 0
-    array[outputs : outputs + len(step.out)] = step.out
-    array[begins:lengths] = shape.tokens
-    array[begins : begins + num_rows + 1] = step.row_begins()
-    array[lengths:blocks] = 0
-    array[lengths : lengths + num_rows] = held
+    cells[:] = -1
+    cells[:num_tokens] = tables[row_of, at // block_tokens] * block_tokens + at % block_tokens
+    outputs[: len(step.out)] = step.out
+    begins[:] = shape.tokens
+    begins[: num_rows + 1] = step.row_begins()
+    lengths[:num_rows] = held
     end = blocks + num_rows * width
     array[blocks:end].reshape(num_rows, width)[:] = tables[:, :width]
     return end
@@ -116,17 +121,17 @@ class Inputs:
     @classmethod
     def of(cls, buffer: Tensor, shape: Shape, num_single: int = 0) -> Inputs:
         """Views of an int32 buffer that holds, or will hold, a step of this shape."""
-        tokens, positions, cells, outputs, begins, lengths, blocks = shape.begins
+        tokens, positions, cells, outputs, begins, lengths = (buffer[at] for at in shape.places)
         return cls(
-            buffer[tokens:positions],
-            buffer[positions:cells].view(shape.axes, -1).squeeze(0),
-            buffer[outputs:begins],
+            tokens,
+            positions.view(shape.axes, -1).squeeze(0),
+            outputs,
             Rows(
-                begins=buffer[begins:lengths],
-                lengths=buffer[lengths:blocks],
-                tables=buffer[blocks:],
+                begins=begins,
+                lengths=lengths,
+                tables=buffer[shape.tables :],
                 table_width=buffer[:1],
-                cells=buffer[cells:outputs],
+                cells=cells,
                 num_rows=shape.rows,
                 decode=shape.decode,
                 num_single=num_single,

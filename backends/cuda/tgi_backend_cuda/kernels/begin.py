@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def look_up(out, tokens, sampled, num_tokens, SIZE: tl.constexpr):
     """Out int64 (num_tokens,) = tokens int32, where -1 - i stands for sampled int32 [i].
 
