@@ -2,8 +2,8 @@
 
 All int32, in this order: width of the block tables, tokens, positions (on each axis), cells, wanted
 outputs, begins of rows, lengths of rows, block tables. A shape says how many of each there are; a
-step is padded to it. Only the width of the tables is free, for it is read on the device. Each begins
-at a multiple of 16 bytes: kernels are compiled for pointers that do, and anew for those that do not.
+step is padded to it. Only the width of the tables is free, for it is read on the device. Each
+begins at a multiple of 16 bytes, for a kernel is compiled anew for pointers that do not.
 """
 
 from __future__ import annotations
