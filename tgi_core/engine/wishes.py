@@ -65,41 +65,35 @@ class Wishes:
             special: whether any row of the step is not plain.
         """
         sequences = [output.row.sequence for output in outputs]
-        if special:
-            gathered = self._gather_special(outputs, sequences)
+        scores = special and any(output.scored is not None for output in outputs)
+        if scores:
+            gathered = self._gather_scored(outputs, sequences)
         elif self._last is not None and self._last.sequences == sequences:
             gathered = self._last
         else:
             gathered = self._last = self._gather(sequences, [s.seq for s in sequences])
-        if not gathered.draws:
-            return gathered.batch
-        # a token still in flight counts: its successor's place is known before its value
-        ends = (step.token_positions()[step.out] if special else step.past) + 1
-        places = np.maximum(ends - gathered.num_prompt, 0).astype(np.uint64)
-        return replace(gathered.batch, uniform=uniform(gathered.seeds, places))
-
-    def _gather_special(self, outputs: list[Output], sequences: list[Sequence]) -> _Gathered:
-        """Those of outputs that may be scored, and of sequences that may have penalties."""
-        special = [(i, output) for i, output in enumerate(outputs) if not output.row.plain]
-        scored = [(i, output.scored) for i, output in special if output.scored is not None]
-        rows = [sequence.seq for sequence in sequences]
-        for i, _ in scored:
-            rows[i] = self._scored
-        gathered = self._gather(sequences, rows)
         batch = gathered.batch
-        for i, token in scored:
-            batch.num_top[i] = sequences[i].request.sampling.num_top
-            batch.forced[i] = sequences[i].tokens[token]
-        if all(output.row.sequence.counts is None for _, output in special):
-            return gathered
-        histories = [_history(output) for output in outputs]
-        batch = replace(
-            batch,
-            history_begins=_begins(histories),
-            history_tokens=np.array([t for h in histories for t in h], np.int32),
-            history_counts=np.array([c for h in histories for c in h.values()], np.int32),
-        )
-        return replace(gathered, batch=batch)
+        if special and any(s.counts is not None for s in sequences if not s.plain):
+            batch = _with_histories(batch, outputs)
+        if not gathered.draws:
+            return batch
+        # a token still in flight counts: its successor's place is known before its value
+        ends = _positions(step) + 1
+        places = np.maximum(ends - gathered.num_prompt, 0).astype(np.uint64)
+        return replace(batch, uniform=uniform(gathered.seeds, places))
+
+    def _gather_scored(self, outputs: list[Output], sequences: list[Sequence]) -> _Gathered:
+        """Those of outputs some of which are tokens of prompts."""
+        rows = [
+            sequence.seq if output.scored is None else self._scored
+            for output, sequence in zip(outputs, sequences, strict=True)
+        ]
+        gathered = self._gather(sequences, rows)
+        for i, output in enumerate(outputs):
+            if output.scored is not None:
+                gathered.batch.num_top[i] = sequences[i].request.sampling.num_top
+                gathered.batch.forced[i] = sequences[i].tokens[output.scored]
+        return gathered
 
     def _gather(self, sequences: list[Sequence], rows: list[int]) -> _Gathered:
         known = self._params
@@ -158,6 +152,23 @@ class Wishes:
         self._logprobs[row] = params.logprobs
         self._biased[row] = bool(params.logit_bias)
         self._seeds[row] = params.seed
+
+
+def _positions(step: Step) -> NDArray[np.int32]:
+    """int32 (L,): where the tokens of its outputs stand in their sequences."""
+    if step.num_rows == step.num_tokens == len(step.out):
+        return step.past
+    return step.token_positions()[step.out]
+
+
+def _with_histories(batch: SamplingBatch, outputs: list[Output]) -> SamplingBatch:
+    histories = [_history(output) for output in outputs]
+    return replace(
+        batch,
+        history_begins=_begins(histories),
+        history_tokens=np.array([t for h in histories for t in h], np.int32),
+        history_counts=np.array([c for h in histories for c in h.values()], np.int32),
+    )
 
 
 def _history(output: Output) -> dict[int, int]:
