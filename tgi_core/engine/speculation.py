@@ -338,6 +338,8 @@ class Drafting:
                 request,
                 model=self.model.files,
                 quantize=None,
+                # it is small, and a process has one set of ranks
+                num_shards=None,
                 max_rows=capabilities.max_rows,
                 # its own limit holds; beyond it nothing is drafted
                 max_sequence_tokens=None,

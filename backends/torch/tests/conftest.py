@@ -82,7 +82,10 @@ def ranks(tmp_path):
     made = []
 
     def start(folder: Path, size: int, **wishes) -> ThreadRanks:
-        made.append(ThreadRanks(folder, size, tmp_path, **wishes))
+        # ranks find each other through a file: one that others met at before would mislead them
+        meeting = tmp_path / f"ranks-{len(made)}"
+        meeting.mkdir()
+        made.append(ThreadRanks(folder, size, meeting, **wishes))
         return made[-1]
 
     yield start

@@ -37,7 +37,13 @@ VOCAB, NUM_HEADS = 97, 3
 
 
 def write_heads(
-    folder: Path, hidden: int, *, layers: int = 2, own_out: bool = True, scale: float = 0.3
+    folder: Path,
+    hidden: int,
+    *,
+    layers: int = 2,
+    own_out: bool = True,
+    scale: float = 0.3,
+    vocab: int = VOCAB,
 ) -> Path:
     """Random ones."""
     folder.mkdir(parents=True)
@@ -49,7 +55,7 @@ def write_heads(
             tensors[f"{head}.{layer}.linear.weight"] = weight
             tensors[f"{head}.{layer}.linear.bias"] = torch.randn(hidden, generator=draw) * scale
         if own_out:
-            tensors[f"{head}.{layers}.weight"] = torch.randn(VOCAB, hidden, generator=draw)
+            tensors[f"{head}.{layers}.weight"] = torch.randn(vocab, hidden, generator=draw)
     save_file(tensors, folder / "medusa_lm_head.safetensors")
     config = {"medusa_num_heads": NUM_HEADS, "medusa_num_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
@@ -161,6 +167,25 @@ def test_heads_that_are_right_save_steps(
     assert generate(made, [request])["a"] == [0] * 40
     assert made.stats().steps < 30 and made.stats().accepted_tokens > 10
     made.close()
+
+
+def test_the_first_of_two_ranks_guesses_as_one_does(
+    new_model: Any, llama_config: Any, load: Any, ranks: Any, tmp_path: Path
+) -> None:
+    config = llama_config(vocab_size=VOCAB - 1)  # both share the output layer
+    folder = new_model(config)
+    heads = write_heads(tmp_path / "heads", config.hidden_size, vocab=VOCAB - 1)
+    found = []
+    for backend in (load(folder), ranks(folder, 2)):
+        assert backend.load_heads(heads) == NUM_HEADS
+        assert backend.reserve(0, 5)
+        logits = backend.step(step([[5, 6, 7, 8, 9]], [1, 4]))
+        found.append(backend.guess(logits, np.array([0, 1], np.int32)).tolist())
+    assert found[0] == found[1]
+    without = write_heads(tmp_path / "without", config.hidden_size, own_out=False)
+    # the model's output layer is the two ranks'
+    with pytest.raises(UnsupportedModel, match="which several devices share"):
+        backend.load_heads(without)
 
 
 def damaged(heads: Path, what: str) -> None:

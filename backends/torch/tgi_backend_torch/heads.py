@@ -3,6 +3,8 @@
 A folder holds a config.json with `medusa_num_heads` and `medusa_num_layers`, and one file of
 tensors: `H.L.linear.weight` and `.bias` for layer L of head H, and `H.N.weight`, N the number of
 layers, for what makes logits of it. Where that is missing the model's own head takes its place.
+
+Of several ranks the first one has the heads whole, and guesses alone.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch.nn import functional
 
 from tgi_backend_torch.computing import EagerComputing
 from tgi_backend_torch.loaded import Loaded
+from tgi_backend_torch.pieces import Pieces
 from tgi_core.errors import BadModel, UnsupportedModel
 
 _MOST_HEADS = 64
@@ -43,25 +46,34 @@ class MedusaHeads:
 
     @classmethod
     def read(
-        cls, folder: Path, lm_head: nn.Module | None, dtype: torch.dtype, device: torch.device
+        cls,
+        folder: Path,
+        lm_head: nn.Module | None,
+        piece: Pieces | None,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> MedusaHeads:
         """Reads and checks a folder.
 
         Args:
             folder: what `--draft-model` names.
             lm_head: the model's own; its weight is (vocab, hidden).
+            piece: what this rank has of that; None: all.
             dtype: what the model is computed in.
             device: where it is.
 
         Raises:
             BadModel: files are missing or damaged.
-            UnsupportedModel: the heads are of a model of another shape.
+            UnsupportedModel: the heads are of a model of another shape, or want the model's own
+                head, which several ranks share.
         """
         num_heads, num_layers = _counts(folder)
         tensors = _tensors(folder)
         if lm_head is None or not isinstance(lm_head.weight, Tensor):
             raise UnsupportedModel("this model has no head of its own, so it takes no others.")
         vocab, hidden = lm_head.weight.shape
+        if piece is not None:
+            vocab = piece.width
 
         def take(name: str, *shape: int) -> Tensor:
             if name not in tensors:
@@ -83,6 +95,11 @@ class MedusaHeads:
                 for layer in range(num_layers)
             )
             name = f"{h}.{num_layers}.weight"
+            if piece is not None and name not in tensors:
+                raise UnsupportedModel(
+                    f"the heads in {folder} use the model's own output layer, which several "
+                    "devices share: leave out --num-shard or --draft-model."
+                )
             heads.append(_Head(layers, take(name, vocab, hidden) if name in tensors else None))
         return cls(tuple(heads), lm_head)
 
@@ -130,7 +147,7 @@ def heads_of(loaded: Loaded, folder: Path) -> MedusaHeads:
         BadModel: as `MedusaHeads.read`.
         UnsupportedModel: as `MedusaHeads.read`; or nothing calls heads where the model runs.
     """
-    if loaded.flat is None:
+    if loaded.flat is None or loaded.cuts is None:
         raise UnsupportedModel(
             "Medusa heads do not run on models that run in padded batches: choose "
             "--speculator ngram, which needs none."
@@ -142,7 +159,10 @@ def heads_of(loaded: Loaded, folder: Path) -> MedusaHeads:
             "--speculator ngram, which needs none."
         )
     model = loaded.flat.model
-    return MedusaHeads.read(folder, model.get_output_embeddings(), loaded.dtype, model.device)
+    lm_head = model.get_output_embeddings()
+    name = next((name for name, module in model.named_modules() if module is lm_head), "")
+    piece = loaded.cuts.of_weight(name)
+    return MedusaHeads.read(folder, lm_head, piece, loaded.dtype, model.device)
 
 
 def _counts(folder: Path) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.computing import Computing
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.lora import AdapterBank
+from tgi_backend_torch.shards import Cuts
 from tgi_backend_torch.splice import Splice
 from tgi_backend_torch.tower import Tower
 from tgi_core.contract import BlockTables, Capabilities, LoadRequest
@@ -29,7 +30,9 @@ class Loaded:
     num_bytes: int
     """Memory of whatever it keeps of sequences."""
     flat: FlatModel | None = None
-    """None if it runs in padded batches."""
+    """None if it runs in padded batches,"""
+    cuts: Cuts | None = None
+    """and else what this rank has of its weights."""
     vision: Tower | None = None
     """None if the model takes text alone,"""
     splice: Splice | None = None

@@ -51,7 +51,7 @@ from tgi_core.contract import (
     ReadImage,
     Step,
 )
-from tgi_core.errors import BackendDead, UnsupportedModel, UsageError
+from tgi_core.errors import BackendDead, UsageError
 
 
 class SharedImage:
@@ -76,10 +76,8 @@ class SharedAdapter:
 
 
 class RankedBackend:
-    """Satisfies `StepBackend`, `Embeds`, `HoldsAdapters` and `EncodesImages`, with as many ranks as
-    `LoadRequest.num_shards` says.
-
-    One rank alone also satisfies `HoldsHeads`.
+    """Satisfies `StepBackend`, `Embeds`, `HoldsAdapters`, `EncodesImages` and `HoldsHeads`, with as
+    many ranks as `LoadRequest.num_shards` says.
     """
 
     def __init__(
@@ -184,15 +182,7 @@ class RankedBackend:
         self._own.set_adapter(place, adapter and adapter.own)
 
     def load_heads(self, path: Path) -> int:
-        """As `TorchBackend.load_heads`, for one rank alone.
-
-        Raises:
-            UnsupportedModel: there are several; the heads use the output layer, which is cut.
-        """
-        if self._followers is not None:
-            raise UnsupportedModel(
-                "heads that guess tokens run on one device: leave out --num-shard or --speculate."
-            )
+        """As `TorchBackend.load_heads`; this rank guesses alone."""
         return self._own.load_heads(path)
 
     def guess(self, logits: PendingLogits, outputs: NDArray[np.int32]) -> NDArray[np.int32]:

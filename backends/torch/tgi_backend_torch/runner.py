@@ -195,6 +195,7 @@ class TorchBackend:
             ),
             capabilities=capabilities,
             num_bytes=cache.num_bytes,
+            cuts=cuts,
             flat=flat,
             vision=tower,
             splice=splice,

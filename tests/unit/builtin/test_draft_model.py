@@ -12,7 +12,17 @@ import pytest
 from tests.engines import LOAD, alone, fake_engine, freeze_costs, generate, no_progress, requests
 from tgi_core.builtin.draft_model import ModelSpeculator
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import Drafter, DraftSetup, DraftWish, Fork, Request, StopRule
+from tgi_core.contract import (
+    Capabilities,
+    Drafter,
+    DraftSetup,
+    DraftWish,
+    Fork,
+    LoadRequest,
+    Progress,
+    Request,
+    StopRule,
+)
 from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.speculation import Drafting, DraftModel
 from tgi_core.engine.step_engine import StepEngine
@@ -85,6 +95,24 @@ def engine(steps_in_flight: int = 1) -> StepEngine:
     made.start(LOAD, no_progress)
     freeze_costs(made)
     return made
+
+
+def test_a_draft_model_is_on_one_device_however_many_share_the_other() -> None:
+    asked = []
+
+    class Noting(FakeBackend):
+        def load(self, request: LoadRequest, progress: Progress) -> Capabilities:
+            asked.append(request.num_shards)
+            return super().load(request, progress)
+
+    made = StepEngine(
+        Noting(),
+        FirstComeFirstServed(),
+        EngineLimits(num_drafts=5),
+        drafting=Drafting(ModelSpeculator(), DraftModel(LOAD.model, Noting)),
+    )
+    made.start(replace(LOAD, num_shards=2), no_progress)
+    assert asked == [2, None]
 
 
 @pytest.mark.parametrize("steps_in_flight", [1, 2])
