@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
-from msgspec import structs
 
 from tests.kit.test_step_engine_conforms import TestStepEngine as Conforming
 from tgi_core.builtin.guidance import LLGuidance
@@ -83,7 +82,7 @@ class SaysNothingOfTheStart(FaultyEngine):
 class GoesOnAfterTheEnd(FaultyEngine):
     def told(self, event):
         if isinstance(event, TokenEvent) and event.finish:
-            return (event, structs.replace(event, finish=None))
+            return (event, replace(event, finish=None))
         return (event,)
 
 
@@ -101,7 +100,7 @@ class TellsAllAtTheEnd(FaultyEngine):
         if not isinstance(event, TokenEvent):
             return (event,)
         tokens = self.kept[event.request_id] = self.kept.get(event.request_id, ()) + event.tokens
-        return (structs.replace(event, tokens=tokens),) if event.finish else ()
+        return (replace(event, tokens=tokens),) if event.finish else ()
 
 
 class IsNeverBusy(FaultyEngine):
@@ -144,7 +143,7 @@ class StopsOneShort(FaultyEngine):
 class SwallowsTheEndToken(FaultyEngine):
     def told(self, event):
         if isinstance(event, TokenEvent) and event.finish is FinishReason.EOS:
-            return (structs.replace(event, tokens=(0,)),)
+            return (replace(event, tokens=(0,)),)
         return (event,)
 
 
@@ -166,7 +165,7 @@ class NamesTheTokenBeforeTheLength(FaultyEngine):
     def told(self, event):
         if isinstance(event, TokenEvent) and event.finish:
             if event.tokens[-1] in self.ends[event.request_id]:
-                return (structs.replace(event, finish=FinishReason.EOS),)
+                return (replace(event, finish=FinishReason.EOS),)
         return (event,)
 
 
@@ -210,14 +209,14 @@ class IgnoresBiases(FaultyEngine):
 class TellsTheWorstFirst(FaultyEngine):
     def told(self, event):
         if isinstance(event, TokenEvent):
-            return (structs.replace(event, top=tuple(top[::-1] for top in event.top)),)
+            return (replace(event, top=tuple(top[::-1] for top in event.top)),)
         return (event,)
 
 
 class LosesTheLastLogprob(FaultyEngine):
     def told(self, event):
         if isinstance(event, TokenEvent) and event.finish is FinishReason.EOS:
-            return (structs.replace(event, logprobs=event.logprobs[:-1]),)
+            return (replace(event, logprobs=event.logprobs[:-1]),)
         return (event,)
 
 
@@ -262,7 +261,7 @@ class FailsTheNeighboursToo(FaultyEngine):
             others = [name for name in self._sequences if name != event.request_id]
             for name in others:
                 self.cancel(name)
-            return (event, *(structs.replace(event, request_id=name) for name in others))
+            return (event, *(replace(event, request_id=name) for name in others))
         return (event,)
 
 

@@ -69,12 +69,13 @@ def commit(outputs: list[Output], sampled: SampledTokens) -> Committed:
             taken, finish, fault = _take(sequence, ids[i : i + 1 + len(row.drafts)], row.drafts)
         end = i + len(taken)
         if taken:
+            # by place: names would take as long again
             event = TokenEvent(
-                request_id=request.request_id,
-                tokens=taken,
-                logprobs=tuple(logprobs[i:end]) if wants.logprobs or wants.num_top else (),
-                top=_tops(sampled, range(i, end), wants.num_top) if wants.num_top else (),
-                finish=finish,
+                request.request_id,
+                taken,
+                tuple(logprobs[i:end]) if wants.logprobs or wants.num_top else (),
+                _tops(sampled, range(i, end), wants.num_top) if wants.num_top else (),
+                finish,
             )
             events.append(event)
         if fault is not None:

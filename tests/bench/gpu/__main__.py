@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 _TESTS = [
-    *("-m", "pytest", "-v", "-v", "-m", "not slow and not long", "-W", "default", "--tb=short"),
+    *("-m", "pytest", "-vv", "-m", "not slow and not long", "-W", "default", "--tb=short"),
     *("-n", "14", "--dist", "worksteal", "-p", "no:cacheprovider"),
     *(f"backends/cuda/tests/{name}.py" for name in ("test_kernels", "test_fused", "test_on_gpu")),
 ]
