@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_trtllm.answers import Answer
 from tgi_backend_trtllm.engine import TrtLlmEngine
 from tgi_backend_trtllm.job import Chunk, End
 
+from tests.engines import generate, requests
 from tests.lora import write_lora
+from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
     AdapterRef,
+    DType,
     Event,
     Feature,
     FinishReason,
@@ -27,6 +31,7 @@ from tgi_core.contract import (
     TokenEvent,
 )
 from tgi_core.engine.process import create_engine, offered
+from tgi_core.engine.step_engine import StepEngine
 from tgi_core.engine.watch import LOOKS, Watch
 from tgi_core.errors import (
     BackendDead,
@@ -85,6 +90,26 @@ def test_beginnings_are_shared_only_under_one_salt(start: StartEngine) -> None:
         cached += [e.num_cached for e in events if isinstance(e, RequestStarted)]
     assert cached == [0, 64, 0]
     assert engine.stats().cached_tokens == 64
+
+
+@pytest.mark.long
+def test_500_mixed_requests_give_what_the_cpu_gives(
+    start: StartEngine, request_for: Callable[..., LoadRequest]
+) -> None:
+    from tensorrt_llm.executor.worker import FATAL_TOKEN, STALLING_TOKEN
+
+    # every third one has penalties, which are refused; some beginnings end the simulator
+    made = [one for i, one in enumerate(requests(900, seed=3, max_prompt=40, max_new=5)) if i % 3]
+    wanted = [one for one in made if one.prompt[0] not in (FATAL_TOKEN, STALLING_TOKEN)][:500]
+    assert len(wanted) == 500
+    cancelled = {one.request_id for one in wanted[::50]}
+    outputs = generate(start(), wanted, cancel=cancelled)
+    cpu = StepEngine(TorchBackend(), FirstComeFirstServed())
+    cpu.start(request_for(dtype=DType.FLOAT32), lambda *_: None)
+    expected = generate(cpu, wanted, per_step=20)
+    for name in cancelled:
+        del outputs[name], expected[name]
+    assert outputs == expected
 
 
 def test_sizes_reach_the_executor(start: StartEngine) -> None:

@@ -1,6 +1,7 @@
 """What the backend does on whatever its driver drives, and what it calls of torch.xpu."""
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from tests.image_requests import conversations, request_of
 from tests.lora import two_adapters
 from tests.plain_driver import MIB, OnCpu
 from tests.seeing import make_seeing
+from tests.smollm2 import put_folder
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import CONTRACT, AdapterRef, DType
+from tgi_core.contract import CONTRACT, AdapterRef, DType, Request, StopRule
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import UnsupportedModel, UsageError
 
@@ -51,6 +53,25 @@ def test_logits_are_those_of_a_whole_forward_in_any_batch(load):
     backend, limits, folder = load(OnCpu(), device="xpu", max_rows=6, max_sequence_tokens=160)
     assert (limits.device, limits.steps_in_flight) == ("xpu", 2)
     check_any_batch(Driver(backend, folder))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_real_models_greedy_tokens_are_those_of_generate():
+    smollm2 = put_folder(ROOT / ".models" / "smollm2-135m-instruct")
+    golden = json.loads((ROOT / "tests" / "golden" / "smollm2_greedy.json").read_text())
+    driver = OnCpu()
+    driver.free = 4096 * MIB
+    engine = StepEngine(SamplingRankedBackend(XpuDevice(driver)), FirstComeFirstServed())
+    wishes = {"dtype": DType.FLOAT32, "device": "xpu", "max_rows": 32, "cache_tokens": 8192}
+    engine.start(request_for(smollm2, **wishes), lambda *told: None)
+    wanted = [
+        Request(request_id=f"{i}", prompt=tuple(prompt), stop=StopRule(max_new_tokens=len(answer)))
+        for i, (prompt, answer) in enumerate(zip(golden["prompts"], golden["answers"], strict=True))
+    ]
+    outputs = generate(engine, wanted, per_step=len(wanted))
+    engine.close()
+    assert outputs == {f"{i}": answer for i, answer in enumerate(golden["answers"])}
 
 
 @pytest.mark.long
