@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,8 +13,9 @@ from tgi_core.scheduler.plan import PlannedRow, StepPlan
 IntArray = NDArray[np.int32]
 
 
-class Output(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """What one output of a step is for; a struct for the reason that a row is one."""
+@dataclass(slots=True, eq=False)
+class Output:
+    """What one output of a step is for; not frozen, as a row is not."""
 
     row: PlannedRow
     scored: int | None

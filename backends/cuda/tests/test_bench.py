@@ -1,13 +1,14 @@
 """What `make gpu` computes from its measurements, without a GPU."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 import torch
 import transformers
 
-from tests.bench.gpu.__main__ import run_part, write_page
+from tests.bench.gpu.__main__ import ROOT, run_part, write_page
 from tests.bench.gpu.limits import Limits, Needs
 from tests.bench.gpu.models import llama_1b, llama_8b
 from tests.bench.gpu.trace import busy_share, kernel_table
@@ -88,3 +89,9 @@ def test_the_page_has_one_table_of_all_parts_and_the_rest_below(tmp_path):
     assert "abc123" in text
     assert text.index("| what |") < text.index("| decode |") < text.index("## 8b")
     assert "ready in 10 s" in text
+
+
+def test_it_needs_no_more_than_torch_triton_and_transformers():
+    absent = ("msgspec", "starlette", "uvicorn", "httpx", "rich")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import tests.bench.gpu.parts"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
