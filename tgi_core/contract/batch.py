@@ -69,5 +69,7 @@ class Step:
 
     def token_positions(self) -> IntArray:
         """int32 (T,): the position of each token in its sequence."""
+        if len(self.tokens) == len(self.past):
+            return self.past
         starts = np.repeat(self.past - self.row_begins()[:-1], self.n)
         return (starts + np.arange(len(self.tokens), dtype=np.int32)).astype(np.int32)

@@ -15,8 +15,11 @@ def adjust(logits: NDArray[np.float32], batch: SamplingBatch) -> None:
         logits: float32 (L, vocab), changed in place. Only rows that ask for it are touched.
         batch: what to do with each row.
     """
-    for row, words, value in zip(batch.boost_rows, batch.boost, batch.boost_values, strict=True):
-        _boost(logits[row], words, value)
+    if len(batch.boost_rows):
+        for row, words, value in zip(
+            batch.boost_rows, batch.boost, batch.boost_values, strict=True
+        ):
+            _boost(logits[row], words, value)
     if len(batch.bias_tokens):
         for row in np.flatnonzero(np.diff(batch.bias_begins)):
             span = slice(batch.bias_begins[row], batch.bias_begins[row + 1])
@@ -25,8 +28,9 @@ def adjust(logits: NDArray[np.float32], batch: SamplingBatch) -> None:
         for row in np.flatnonzero(np.diff(batch.history_begins)):
             span = slice(batch.history_begins[row], batch.history_begins[row + 1])
             _penalize(logits[row], row, span, batch)
-    for row, words in zip(batch.mask_rows, batch.mask, strict=True):
-        np.copyto(logits[row], -np.inf, where=~_bits(words, logits.shape[1]))
+    if len(batch.mask_rows):
+        for row, words in zip(batch.mask_rows, batch.mask, strict=True):
+            np.copyto(logits[row], -np.inf, where=~_bits(words, logits.shape[1]))
 
 
 def _penalize(scores: NDArray[np.float32], row: np.intp, span: slice, batch: SamplingBatch) -> None:

@@ -27,7 +27,6 @@ _ROUGHNESS = 1e-4
 """More than two sums of 256 numbers in float32 can be off, in whatever order they are added."""
 
 
-@np.errstate(invalid="ignore")  # logits may be infinite; their log-probabilities are no numbers
 def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
     """Chooses one token a row.
 
@@ -38,21 +37,44 @@ def sample(logits: NDArray[np.float32], batch: SamplingBatch) -> SampledTokens:
     Returns:
         A token for each row; -1 where the logits hold NaN or nothing above -inf.
     """
-    num_rows, vocab = logits.shape
+    num_rows = len(logits)
     adjust(logits, batch)
     # argmax finds NaN before anything else, so the winner tells whether a row can be used
     ids = logits.argmax(axis=1).astype(np.int32) if num_rows else np.zeros(0, np.int32)
     best = logits[np.arange(num_rows), ids]
-    usable = ~(np.isnan(best) | (best == -np.inf))
+    usable = best > -np.inf  # NaN is not, either
     ids[~usable] = -1
+    detailed = batch.logprobs | (batch.num_top > 0) | (batch.forced >= 0)
+    if not (detailed.any() or batch.temperature.any()):
+        nothing = np.full(num_rows, np.nan, np.float32)
+        return SampledTokens(
+            ids=ids,
+            logprobs=nothing,
+            top_ids=np.empty((num_rows, 0), np.int32),
+            top_logprobs=np.empty((num_rows, 0), np.float32),
+        )
+    return _in_detail(logits, batch, ids, best, usable, detailed)
 
+
+@np.errstate(invalid="ignore")  # logits may be infinite; their log-probabilities are no numbers
+def _in_detail(
+    logits: NDArray[np.float32],
+    batch: SamplingBatch,
+    ids: NDArray[np.int32],
+    best: NDArray[np.float32],
+    usable: NDArray[np.bool_],
+    detailed: NDArray[np.bool_],
+) -> SampledTokens:
+    """Draws, and log-probabilities; `ids` and `best` are the most probable tokens and their logits,
+    all arrays but the first of L rows.
+    """
+    num_rows, vocab = logits.shape
     most = int(batch.num_top.max(initial=0))
     top_ids = np.full((num_rows, most), -1, np.int32)
     top_logprobs = np.full((num_rows, most), -np.inf, np.float32)
 
     drawn = (batch.temperature > 0) & (batch.forced < 0)
     ids = np.where((batch.forced >= 0) & usable, batch.forced, ids)
-    detailed = batch.logprobs | (batch.num_top > 0) | (batch.forced >= 0)
     chosen, totals = best.astype(np.float64), np.full(num_rows, np.nan)
     tokens, spare = _tokens(vocab), np.empty(vocab, np.float32)
     race = _Race(vocab, batch.uniform, drawn)

@@ -6,7 +6,7 @@ before the C call. Does not sample and knows no text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import llama_cpp.llama_cpp as llama
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgi_backend_llamacpp.amx import buffer_choice
-from tgi_backend_llamacpp.batch import DecodeBatch, copy_logits, copy_vectors
+from tgi_backend_llamacpp.batch import Computed, DecodeBatch
 from tgi_backend_llamacpp.gguf import read_model
 from tgi_backend_llamacpp.llama_log import llama_log
 from tgi_backend_llamacpp.loading import check_model, open_context, open_model
@@ -139,6 +139,7 @@ class LlamaCppBackend:
             batch_invariant=False,
         )
         self._logits = np.empty((0, self._capabilities.vocab_size), np.float32)
+        self._computed = Computed(self._context, self._capabilities.vocab_size, self._num_hidden)
         return self._capabilities
 
     def warm_up(self, progress: Progress) -> None:
@@ -184,9 +185,17 @@ class LlamaCppBackend:
             OutOfMemory, BackendDead: as llama.cpp says.
         """
         self._check(step)
-        logits = self._logits_of(len(step.out))
-        self._run(step, step.out, lambda rows: copy_logits(self._context, logits, rows))
-        return HostLogits(logits)
+        num, logits = len(step.out), None
+        for rows in self._decodes(step, step.out):
+            computed = self._computed.logits(len(rows))
+            if len(rows) == num and (num == 1 or (rows[1:] > rows[:-1]).all()):
+                logits = computed
+                continue
+            if logits is None:
+                logits = self._logits_of(num)
+            logits[rows] = computed
+        self._memory.advance(step.seq, step.n)
+        return HostLogits(self._logits_of(0) if logits is None else logits)
 
     def embed(self, step: Step) -> NDArray[np.float32]:
         """The last token's hidden states of each row; see `Embeds.embed` and `step`."""
@@ -196,15 +205,20 @@ class LlamaCppBackend:
         llama.llama_set_embeddings(self._context, True)
         try:
             everything = np.arange(step.num_tokens, dtype=np.int32)
-            self._run(step, everything, lambda rows: copy_vectors(self._context, vectors, rows))
+            for rows in self._decodes(step, everything):
+                vectors[rows] = self._computed.vectors(len(rows))
+            self._memory.advance(step.seq, step.n)
         finally:
             llama.llama_set_embeddings(self._context, False)
         return vectors[step.row_begins()[1:] - 1]
 
-    def _run(
-        self, step: Step, out: NDArray[np.int32], copy: Callable[[NDArray[np.intp]], None]
-    ) -> None:
-        """Computes a step in portions; `copy` gets the rows of what is asked for at `out`."""
+    def _decodes(self, step: Step, out: NDArray[np.int32]) -> Iterator[NDArray[np.intp]]:
+        """Computes a step in portions.
+
+        Yields:
+            After each `llama_decode` that computes something asked for: the places in `out` of
+            what it computed, in llama.cpp's order.
+        """
         position = step.token_positions()
         wanted = np.zeros(step.num_tokens, np.int8)
         wanted[out] = 1
@@ -216,12 +230,14 @@ class LlamaCppBackend:
             for portion in portions
             for begin in range(0, len(portion), self._batch.capacity)
         ):
+            # before the decode, which leaves nothing of ours in the CPU's caches
+            rows = place[tokens[wanted[tokens] == 1]]
             code = self._decode(step.tokens[tokens], position[tokens], seq[tokens], wanted[tokens])
             if code != 0:
                 self._undo(step)
                 raise self._failure(code, step)
-            copy(place[tokens[wanted[tokens] == 1]])
-        self._memory.advance(step.seq, step.n)
+            if len(rows):
+                yield rows
 
     def stats(self) -> BackendStats:
         """Reserved cells count as used."""
@@ -249,13 +265,16 @@ class LlamaCppBackend:
                 f"{step.num_rows} rows and {step.num_tokens} tokens are more than a step's "
                 f"{can.max_rows} and {can.max_step_tokens}",
             )
-        shapes_agree = len(step.past) == len(step.n) == step.num_rows
-        if not shapes_agree or (step.n < 1).any() or step.n.sum() != step.num_tokens:
+        # lists, as rows are few: between two decodes numpy takes microseconds for a single number
+        n, out = step.n.tolist(), step.out
+        shapes_agree = len(step.past) == len(n) == step.num_rows
+        if not shapes_agree or min(n, default=1) < 1 or sum(n) != step.num_tokens:
             raise ValueError("the arrays of the step do not fit together")
-        if len(np.unique(step.seq)) != step.num_rows:
+        if len(set(step.seq.tolist())) != step.num_rows:
             raise ValueError("a sequence occurs twice in the step")
-        ends = step.out[[0, -1]] if len(step.out) else np.zeros(0, np.int32)
-        if (ends < 0).any() or (ends >= step.num_tokens).any() or (np.diff(step.out) < 1).any():
+        if len(out) and not (
+            0 <= out[0] and out[-1] < step.num_tokens and (out[1:] > out[:-1]).all()
+        ):
             raise ValueError("out is not ascending within the tokens of the step")
         bad = self._bad_rows(step)
         if len(bad):
@@ -263,14 +282,18 @@ class LlamaCppBackend:
 
     def _bad_rows(self, step: Step) -> list[int]:
         """Rows that must not reach llama.cpp."""
-        known = (step.seq >= 0) & (step.seq < self._capabilities.max_sequences)
-        seq = np.where(known, step.seq, 0)
-        good = known & (step.past == self._memory.held[seq])
-        good &= step.past + step.n <= self._memory.reserved[seq]
-        outside = (step.tokens < 0) | (step.tokens >= self._capabilities.vocab_size)
+        can, held, reserved = self._capabilities, self._memory.held, self._memory.reserved
+        rows = zip(step.seq.tolist(), step.past.tolist(), step.n.tolist(), strict=True)
+        bad = {
+            row
+            for row, (seq, past, n) in enumerate(rows)
+            if not 0 <= seq < can.max_sequences or past != held[seq] or past + n > reserved[seq]
+        }
+        outside = step.tokens.view(np.uint32) >= can.vocab_size  # negative ones become large
         if outside.any():
-            good &= ~np.logical_or.reduceat(outside, step.row_begins()[:-1])
-        return np.flatnonzero(~good).tolist()
+            owners = np.repeat(np.arange(step.num_rows), step.n)
+            bad.update(owners[outside].tolist())
+        return sorted(bad)
 
     def _decode(
         self,

@@ -57,36 +57,34 @@ class DecodeBatch:
         return int(llama.llama_decode(context, self._batch))
 
 
-def copy_logits(
-    context: llama.llama_context_p, target: NDArray[np.float32], rows: NDArray[np.intp]
-) -> None:
-    """Copies the logits of the last decode, in the order of its batch, to rows of `target`.
+class Computed:
+    """What the last `llama_decode` of a context gave, in llama.cpp's own memory.
 
-    Computing them may still be under way; this waits.
-
-    Args:
-        context: that decoded.
-        target: float32 (any, vocab).
-        rows: where each row of logits goes.
+    Arrays are read as they are and may be written; the next decode overwrites them. Asking for one
+    waits until it is computed.
     """
-    if len(rows):
-        shape = (len(rows), target.shape[1])
-        target[rows] = np.ctypeslib.as_array(llama.llama_get_logits(context), shape=shape)
 
+    def __init__(self, context: llama.llama_context_p, vocab: int, hidden: int) -> None:
+        self._context = context
+        self._vocab = vocab
+        self._hidden = hidden
+        self._address: int | None = None
+        self._view = np.empty((0, vocab), np.float32)
 
-def copy_vectors(
-    context: llama.llama_context_p, target: NDArray[np.float32], rows: NDArray[np.intp]
-) -> None:
-    """Copies the hidden states of the last decode, like `copy_logits`.
+    def logits(self, num: int) -> NDArray[np.float32]:
+        """float32 (num, vocab), in the order of the batch; `num` tokens of it were wanted."""
+        pointer = llama.llama_get_logits(self._context)
+        address = ctypes.addressof(pointer.contents)
+        if address != self._address or num > len(self._view):
+            # making a view takes 50 us between two decodes, and the array seldom moves
+            self._view = np.ctypeslib.as_array(pointer, shape=(num, self._vocab))
+            self._address = address
+        return self._view[:num]
 
-    Args:
-        context: that decoded, while it was set to give embeddings.
-        target: float32 (any, size).
-        rows: where each row goes.
-    """
-    if len(rows):
-        shape = (len(rows), target.shape[1])
-        target[rows] = np.ctypeslib.as_array(llama.llama_get_embeddings(context), shape=shape)
+    def vectors(self, num: int) -> NDArray[np.float32]:
+        """float32 (num, hidden size): the last hidden states, in the same order."""
+        pointer = llama.llama_get_embeddings(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(num, self._hidden))
 
 
 def _pointer(array: NDArray[np.generic], kind: type) -> object:

@@ -87,6 +87,8 @@ class Streams:
 
     def portions(self, step: Step) -> list[NDArray[np.intp]]:
         """Short rows, brought side by side and in the order of their streams; each longer one."""
+        if step.num_rows == 1:
+            return [np.arange(step.num_tokens)]
         short = np.flatnonzero(step.n <= _SHORT_TOKENS)
         self._bring_together(step.seq[short])
         short = short[np.argsort(self._stream_of[step.seq[short]])]
