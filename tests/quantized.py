@@ -132,6 +132,61 @@ def gptq(weight: Tensor, *, bits: int, size: int, order: bool = False, less: int
     return tensors, torch.from_numpy((numbers - zero) * scale).float()
 
 
+def marlin(weight: Tensor, *, size: int) -> Made:
+    """B (inputs / 16, outputs * 2) and s (groups, outputs), each number put where a warp of
+    Marlin's kernel looks for it. The weight is that of `gptq` with 8 as the zero of all.
+    """
+    numbers, scales = symmetric(weight, size)
+    inputs, outputs = numbers.shape
+    k, n = np.indices(numbers.shape)
+    # mma.m16n8k16: a thread has four numbers of one of the columns, in pairs eight rows apart
+    thread = n % 8 * 4 + k % 8 // 2
+    of_eight = n // 8 % 2 * 2 + k // 8 % 2 + 4 * (k % 2)
+    word = n // 64 * 128 + thread * 4 + n // 16 % 4
+    words = np.zeros((inputs // 16, outputs * 2), np.uint32)
+    np.bitwise_or.at(words, (k // 16, word), (numbers << 4 * of_eight).astype(np.uint32))
+    n = np.arange(outputs)
+    if len(scales) > 1:
+        place = n // 64 * 64 + n % 8 * 8 + n % 64 // 8
+    else:
+        place = n // 32 * 32 + n % 8 // 2 * 8 + n % 32 // 8 * 2 + n % 2
+    stored = np.empty_like(scales)
+    stored[:, place] = scales
+    tensors = {"B": torch.from_numpy(words.view(np.int32)), "s": torch.from_numpy(stored)}
+    return tensors, _of_symmetric(numbers, scales)
+
+
+def gptq_of_marlin(weight: Tensor, *, size: int) -> Made:
+    """The GPTQ checkpoint that `marlin` is made of."""
+    numbers, scales = symmetric(weight, size)
+    inputs, outputs = numbers.shape
+    zeros = np.full((len(scales), outputs), 7)
+    tensors = {
+        "qweight": torch.from_numpy(bits_of(numbers, 4).copy()),
+        "qzeros": torch.from_numpy(bits_of(zeros.T, 4).T.copy()),
+        "scales": torch.from_numpy(scales),
+        "g_idx": torch.arange(inputs, dtype=torch.int32) // (inputs // len(scales)),
+    }
+    return tensors, _of_symmetric(numbers, scales)
+
+
+def symmetric(weight: Tensor, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers (inputs, outputs) of 4 bits, of which 8 is zero, and their scales (groups, outputs);
+    size -1: one group.
+    """
+    w = weight.double().numpy().T
+    rng = np.random.default_rng(len(w))
+    groups = 1 if size < 0 else len(w) // size
+    scales = (rng.random((groups, w.shape[1])) * 0.02 + 0.01).astype(np.float16)
+    spread = scales.repeat(len(w) // groups, 0).astype(float)
+    return np.clip(np.round(w / spread) + 8, 0, 15).astype(np.int64), scales
+
+
+def _of_symmetric(numbers: np.ndarray, scales: np.ndarray) -> Tensor:
+    spread = scales.repeat(len(numbers) // len(scales), 0).astype(float)
+    return torch.from_numpy(((numbers - 8) * spread).T.copy()).float()
+
+
 def awq(weight: Tensor, *, size: int) -> Made:
     """qweight (inputs, outputs / 8), qzeros (groups, outputs / 8), scales (groups, outputs)."""
     w = weight.double().numpy()

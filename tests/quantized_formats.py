@@ -8,6 +8,7 @@ from tgi_backend_torch.quant.codebook import FP4, NF4
 from tests import quantized
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
+MARLIN = {"quant_method": "marlin", "group_size": 64}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -46,6 +47,11 @@ FORMATS = {
     "gptq, second version": (
         {**GPTQ, "checkpoint_format": "gptq_v2"},
         partial(quantized.gptq, bits=4, size=32, less=0),
+    ),
+    "marlin": (MARLIN, partial(quantized.marlin, size=64)),
+    "marlin, one group, in AutoGPTQ's words": (
+        {**GPTQ, "group_size": -1, "checkpoint_format": "marlin"},
+        partial(quantized.marlin, size=-1),
     ),
     "awq": (AWQ, partial(quantized.awq, size=32)),
     "awq, in AutoAWQ's words": (

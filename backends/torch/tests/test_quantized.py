@@ -1,6 +1,7 @@
 """Quantized checkpoints compute what their numbers stand for, whatever the batches look like."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tgi_backend_torch.linear import PackedLinear
 from tgi_backend_torch.plan import plan_model
 from tgi_backend_torch.quant.linear import FewBitsLinear, few_bits_linears
 
+from tests import quantized
 from tests.families import GQA, SIZES, Driver, request_for
 from tests.lora import Adapted, write_lora
 from tests.quantized import WIDE, dense_of, write
@@ -159,12 +161,13 @@ def check_plan(folder, load, **wishes):
 
 
 CONFIGS = {
-    "marlin": ({"quant_method": "marlin"}, "Ampere"),
+    "marlin, 2:4": ({"quant_method": "marlin", "checkpoint_format": "marlin_24"}, "Ampere"),
+    "marlin, 8 bits": ({"quant_method": "marlin", "bits": 8}, "8 bits"),
     "exl2": ({"quant_method": "exl2"}, "NVIDIA"),
     "mxfp4": ({"quant_method": "mxfp4"}, "Triton"),
     "unknown": ({"quant_method": "magic"}, "magic"),
     "unnamed": ({"bits": 4}, "unknown"),
-    "gptq, marlin's": ({**GPTQ, "checkpoint_format": "marlin"}, "Ampere"),
+    "gptq, marlin's 2:4": ({**GPTQ, "checkpoint_format": "marlin_24"}, "Ampere"),
     "gptq, 5 bits": ({**GPTQ, "bits": 5}, "5 bits"),
     "awq, gemv": ({**AWQ, "version": "gemv"}, "gemv"),
     "fp8, odd squares": ({**FP8, "weight_block_size": [128]}, "two sizes"),
@@ -214,6 +217,33 @@ def test_experts_that_would_stay_whole_are_refused_by_name(family_folder, load):
     """Those of gpt-oss have one tensor for all."""
     with pytest.raises(UnsupportedModel, match="GptOssForCausalLM"):
         load(family_folder("gpt_oss"), quantize="eetq")
+
+
+@pytest.mark.parametrize("size", [64, -1])
+def test_marlins_order_gives_what_the_gptq_checkpoint_gives_that_it_was_made_of(
+    size, tmp_path, load, ranks
+):
+    told = {**GPTQ, "group_size": size}
+    given = []
+    for name, more, make in (
+        ("marlin", {"is_marlin_format": True}, quantized.marlin),
+        ("gptq", {}, quantized.gptq_of_marlin),
+    ):
+        written = write(tmp_path / name, {**told, **more}, partial(make, size=size))
+        given.append(
+            [
+                Driver(backend, written.same).step({0: list(range(10, 40))})[0]
+                for backend in (load(written.folder, quantize=name), ranks(written.folder, 2))
+            ]
+        )
+    assert np.array_equal(*given)
+
+
+def test_a_marlin_checkpoint_that_makes_no_tiles_is_refused_by_name(tmp_path, load):
+    written = write(tmp_path, *FORMATS["marlin"])
+    change(written.folder, lambda t: t.update({f"{LAYER}.s": torch.ones(3, 192)}))
+    with pytest.raises(BadModel, match=r"up_proj .* tiles"):
+        load(written.folder)
 
 
 def change(folder, edit):

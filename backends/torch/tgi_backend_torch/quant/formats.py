@@ -13,6 +13,7 @@ from tgi_backend_torch.quant.bnb import BnbFormat
 from tgi_backend_torch.quant.compressed import CompressedFormat
 from tgi_backend_torch.quant.fp8 import Fp8Format
 from tgi_backend_torch.quant.gptq import GptqFormat
+from tgi_backend_torch.quant.marlin import MarlinFormat, is_marlin
 from tgi_backend_torch.quant.rounding import ROUNDINGS, Rounding
 from tgi_backend_torch.quant.stored import Format
 from tgi_core.errors import UnsupportedModel, UsageError
@@ -21,6 +22,7 @@ _FORMATS: Mapping[str, Callable[[Mapping[str, Any]], Format]] = MappingProxyType
     {
         "gptq": GptqFormat.of,
         "awq": AwqFormat.of,
+        "marlin": MarlinFormat.of,
         "bitsandbytes": BnbFormat.of,
         "fp8": Fp8Format.of,
         "fbgemm_fp8": Fp8Format.of,
@@ -31,8 +33,6 @@ _FORMATS: Mapping[str, Callable[[Mapping[str, Any]], Format]] = MappingProxyType
 
 _ELSEWHERE: Mapping[str, str] = MappingProxyType(
     {
-        "marlin": "NVIDIA GPUs from Ampere on, with Marlin's kernels: serve the GPTQ checkpoint "
-        "that it was made of",
         "exl2": "NVIDIA GPUs, with ExLlamaV2's kernels: serve a GPTQ, AWQ or GGUF checkpoint",
         "mxfp4": "NVIDIA and AMD GPUs, with Triton's kernels: serve a checkpoint in bfloat16, or a "
         "GGUF file",
@@ -50,7 +50,7 @@ _SAME = {
     "bitsandbytes-nf4": "bitsandbytes",
     "bitsandbytes-fp4": "bitsandbytes",
 }
-_EXCHANGEABLE = ("gptq", "awq")
+_EXCHANGEABLE = ("gptq", "awq", "marlin")
 """As in TGI, where one's kernels may compute the other's weights."""
 
 
@@ -80,6 +80,8 @@ def find_quantization(folder: Path, wish: str | None) -> Format | Rounding | Non
             )
         return None if wish is None else ROUNDINGS[wish]
     method = str(told.get("quant_method", "unknown")).lower()
+    if method == "gptq" and is_marlin(told):
+        method = "marlin"
     if method not in _FORMATS:
         where = _ELSEWHERE.get(
             method, "other programs: serve the unquantized model, or a GGUF file"

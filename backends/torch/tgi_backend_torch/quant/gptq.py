@@ -46,8 +46,8 @@ class GptqFormat:
         if bits not in _BITS or version not in ("gptq", "gptq_v2"):
             raise UnsupportedModel(
                 f"GPTQ of {bits} bits in the format {version!r} is not read; {_BITS} bits in "
-                "'gptq' and 'gptq_v2' are. Formats made for a kernel, such as marlin, run on "
-                "NVIDIA GPUs from Ampere on."
+                "'gptq' and 'gptq_v2', and 4 in 'marlin', are. Formats made for other kernels, "
+                "such as marlin_24, run on NVIDIA GPUs from Ampere on."
             )
         return cls(
             bits=bits,
