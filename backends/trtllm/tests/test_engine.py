@@ -214,6 +214,23 @@ def test_an_operator_who_wants_no_grammars_has_none(
     assert Feature.GRAMMAR not in offered(info, Start(load=load, backend=None)).features
 
 
+def test_a_request_that_the_library_refuses_at_once_fails_alone(
+    start: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is a RuntimeError, as that of an executor that is gone."""
+    from tensorrt_llm.llmapi import LLM, RequestError
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RequestError("too long for it")
+
+    engine = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(LLM, "generate_async", refuse)
+        [failed] = run(engine, request([20, 21]))
+    assert isinstance(failed, RequestFailed) and "too long for it" in failed.message
+    assert isinstance(run(engine, request([20, 21]))[-1], TokenEvent)
+
+
 def test_an_executor_that_dies_takes_the_engine_with_it(start: StartEngine) -> None:
     from tensorrt_llm.executor.worker import FATAL_TOKEN
 

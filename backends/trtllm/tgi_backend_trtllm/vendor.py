@@ -11,8 +11,13 @@ from typing import Any
 
 import tensorrt_llm
 import torch
-from tensorrt_llm.executor.request import LoRARequest
-from tensorrt_llm.llmapi import LLM, GuidedDecodingParams, KvCacheConfig, RequestError
+from tensorrt_llm.llmapi import (
+    LLM,
+    GuidedDecodingParams,
+    KvCacheConfig,
+    LoRARequest,
+    RequestError,
+)
 from tensorrt_llm.llmapi import SamplingParams as VendorSampling
 from tensorrt_llm.llmapi.llm_args import LoraConfig
 from tensorrt_llm.llmapi.utils import get_device_count
@@ -129,7 +134,7 @@ class Model:
                 streaming=True,
                 **more,
             )
-        except ValueError as error:
+        except (ValueError, RequestError) as error:
             raise JobRefused(str(error)) from error
         return Generation(output)
 
@@ -170,7 +175,7 @@ class Model:
             ignore_eos=True,
             stop_token_ids=list(job.end_tokens) or None,
             include_stop_str_in_output=True,
-            detokenize=False,
+            detokenise=False,
             **fields,
         )
 

@@ -1,8 +1,8 @@
 """TensorRT-LLM's LLM API without a GPU: the same names and arguments, a model computed on the CPU.
 
-Written from NVIDIA's documentation and from what its repository promises to keep
-(tests/unittest/api_stability/references_committed). It takes what releases 1.2 and 1.3 take,
-refuses every other argument, and fails where they would ignore a wish in silence.
+Written from NVIDIA's documentation and sources. It takes what releases 1.2 and 1.3 take, as
+`released/` records, refuses every other argument, and fails where they would ignore a wish in
+silence.
 """
 
 from tensorrt_llm.llmapi import LLM, SamplingParams

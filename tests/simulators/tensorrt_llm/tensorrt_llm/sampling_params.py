@@ -22,8 +22,7 @@ class GuidedDecodingParams:
 
 @dataclass(slots=True, kw_only=True)
 class SamplingParams:
-    """The committed fields, those that are experimental, and `prompt_ignore_length`, which came
-    with 1.2."""
+    """The fields that 1.2 and 1.3 have."""
 
     end_id: int | None = None
     pad_id: int | None = None
@@ -65,7 +64,6 @@ class SamplingParams:
     return_encoder_output: bool = False
     return_perf_metrics: bool = False
     additional_model_outputs: Any = None
-    lookahead_config: Any = None
     guided_decoding: GuidedDecodingParams | None = None
     ignore_eos: bool = False
     detokenize: bool = True

@@ -28,6 +28,11 @@ class CompletionOutput:
     prompt_logprobs: list[dict[int, Logprob]] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: Any = None
+    generation_logits: Any = None
+    additional_context_outputs: Any = None
+    additional_generation_outputs: Any = None
+    disaggregated_params: Any = None
+    request_perf_metrics: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorrt_llm
 from tensorrt_llm.executor.request import LoRARequest
-from tensorrt_llm.executor.result import RequestOutput
+from tensorrt_llm.executor.result import RequestError, RequestOutput
 from tensorrt_llm.executor.worker import Worker
 from tensorrt_llm.llmapi.llm_args import LLM_ARGS, KvCacheConfig
 from tensorrt_llm.llmapi.utils import get_device_count
@@ -55,7 +55,10 @@ class LLM:
         streaming: bool = False,
         kv_cache_retention_config: Any = None,
         disaggregated_params: Any = None,
+        trace_headers: Any = None,
+        _postproc_params: Any = None,
         scheduling_params: Any = None,
+        *,
         cache_salt: str | None = None,
     ) -> RequestOutput:
         if self._worker is None or self._worker.is_dead:
@@ -70,7 +73,7 @@ class LLM:
             params.end_id, *more = self._end_tokens()
             stops |= set(more)
         if not self._chunked and len(prompt) > self._max_num_tokens:
-            raise ValueError(f"prompt length ({len(prompt)}) exceeds max_num_tokens")
+            raise RequestError(f"prompt length ({len(prompt)}) exceeds max_num_tokens")
         if params.guided_decoding is not None and self._guided is None:
             raise ValueError("guided decoding is not enabled")
         if lora_request is not None and self._lora is None:

@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-LLM_ARGS = frozenset(
-    """
-    model tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code tensor_parallel_size dtype
-    revision tokenizer_revision pipeline_parallel_size context_parallel_size gpus_per_node
-    moe_cluster_parallel_size moe_tensor_parallel_size moe_expert_parallel_size enable_attention_dp
-    cp_config load_format enable_lora lora_config kv_cache_config enable_chunked_prefill
-    guided_decoding_backend batched_logits_processor iter_stats_max_iterations
-    request_stats_max_iterations peft_cache_config scheduler_config cache_transceiver_config
-    speculative_config max_batch_size max_input_len max_seq_len max_beam_width max_num_tokens
-    gather_generation_logits num_postprocess_workers postprocess_tokenizer_dir reasoning_parser
-    backend return_perf_metrics orchestrator_type build_config cuda_graph_config
-    attention_dp_config disable_overlap_scheduler moe_config attn_backend sampler_type
-    enable_iter_perf_stats enable_iter_req_stats print_iter_log torch_compile_config
-    enable_autotuner stream_interval force_dynamic_quantization allreduce_strategy
-    checkpoint_loader checkpoint_format
-    """.split()
-)
+from tensorrt_llm.released import taken_by_all
+
+LLM_ARGS = taken_by_all("LLM")
 """Of the PyTorch flow; LLM refuses every other one, as the real class does."""
 
 TOKENS_PER_BLOCK = 32
@@ -34,15 +20,16 @@ class KvCacheConfig:
     sink_token_length: int | None = None
     free_gpu_memory_fraction: float | None = 0.9
     host_cache_size: int | None = None
-    onboard_blocks: bool = True
     cross_kv_cache_fraction: float | None = None
     secondary_offload_min_priority: int | None = None
     event_buffer_max_size: int = 0
+    attention_dp_events_gather_period_ms: int = 5
     enable_partial_reuse: bool = True
     copy_on_partial_reuse: bool = True
-    use_uvm: bool = False
+    use_uvm: bool = True
     max_gpu_total_bytes: int = 0
     dtype: str = "auto"
+    mamba_ssm_cache_dtype: str = "auto"
     tokens_per_block: int = TOKENS_PER_BLOCK
 
     def __post_init__(self) -> None:
@@ -53,7 +40,7 @@ class KvCacheConfig:
             raise ValueError(f"there is no cache of {self.dtype}")
 
 
-@dataclass
+@dataclass(slots=True, kw_only=True)
 class LoraConfig:
     lora_dir: list[str] = field(default_factory=list)
     lora_ckpt_source: str = "hf"
