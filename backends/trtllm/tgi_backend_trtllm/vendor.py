@@ -175,7 +175,7 @@ class Model:
             ignore_eos=True,
             stop_token_ids=list(job.end_tokens) or None,
             include_stop_str_in_output=True,
-            detokenise=False,
+            detokenize=False,
             **fields,
         )
 

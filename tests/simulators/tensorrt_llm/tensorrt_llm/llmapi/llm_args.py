@@ -26,7 +26,7 @@ class KvCacheConfig:
     attention_dp_events_gather_period_ms: int = 5
     enable_partial_reuse: bool = True
     copy_on_partial_reuse: bool = True
-    use_uvm: bool = True
+    use_uvm: bool = False
     max_gpu_total_bytes: int = 0
     dtype: str = "auto"
     mamba_ssm_cache_dtype: str = "auto"
