@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tgi_backend_torch.quant.grouped import of_columns
+from tgi_backend_torch.quant.linear import Room, by_slabs
 from tgi_core.errors import UnsupportedModel
 
 BLOCK = 64
@@ -76,9 +77,9 @@ class CodebookWeight:
         slab.view(end - begin, scales.shape[1], -1).mul_(scales)
         return slab
 
-    def product(self, x: Tensor) -> Tensor | None:
-        """There is none."""
-        return None
+    def product(self, x: Tensor, room: Room) -> Tensor:
+        """See `FewBits`."""
+        return by_slabs(self, x, room)
 
     def outputs(self, rows: Tensor) -> CodebookWeight:
         """See `Divisible`."""

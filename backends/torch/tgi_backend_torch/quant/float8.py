@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tgi_backend_torch.quant.grouped import of_columns
+from tgi_backend_torch.quant.linear import Room, by_slabs
 
 FLOAT8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 """By TGI's name."""
@@ -83,9 +84,9 @@ class Float8Weight:
         slab.view(end - begin, scales.shape[1], -1).mul_(scales)
         return slab
 
-    def product(self, x: Tensor) -> Tensor | None:
-        """There is none."""
-        return None
+    def product(self, x: Tensor, room: Room) -> Tensor:
+        """See `FewBits`."""
+        return by_slabs(self, x, room)
 
     def outputs(self, rows: Tensor) -> Float8Weight:
         """See `Divisible`."""

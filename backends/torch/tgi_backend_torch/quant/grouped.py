@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tgi_backend_torch.quant.linear import Room, by_slabs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupedWeight:
@@ -64,9 +66,9 @@ class GroupedWeight:
             slab.copy_(numbers)
         return slab
 
-    def product(self, x: Tensor) -> Tensor | None:
-        """There is none that runs anywhere; `kernels.py` has the CPU's."""
-        return None
+    def product(self, x: Tensor, room: Room) -> Tensor:
+        """See `FewBits`; `kernels.py` has the CPU's kernel for few rows."""
+        return by_slabs(self, x, room)
 
     def outputs(self, rows: Tensor) -> GroupedWeight:
         """See `Divisible`."""

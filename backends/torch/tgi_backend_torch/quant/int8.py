@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tgi_backend_torch.quant.linear import Room, by_slabs
+
 _LARGEST = 127
 
 
@@ -41,9 +43,9 @@ class Int8Weight:
         slab = room[: numbers.numel()].view(numbers.shape)
         return slab.copy_(numbers).mul_(self.scales[begin:end])
 
-    def product(self, x: Tensor) -> Tensor | None:
-        """There is none that runs anywhere; `kernels.py` has the CPU's."""
-        return None
+    def product(self, x: Tensor, room: Room) -> Tensor:
+        """See `FewBits`; `kernels.py` has the CPU's kernel for few rows."""
+        return by_slabs(self, x, room)
 
     def outputs(self, rows: Tensor) -> Int8Weight:
         """See `Divisible`."""

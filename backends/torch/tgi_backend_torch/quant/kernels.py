@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tgi_backend_torch.quant.grouped import GroupedWeight
 from tgi_backend_torch.quant.int8 import Int8Weight
-from tgi_backend_torch.quant.linear import FewBits, few_bits_linears
+from tgi_backend_torch.quant.linear import FewBits, Room, by_slabs, few_bits_linears
 
 _FEW_ROWS_OF_4_BITS = 24
 _FEW_ROWS_OF_8_BITS = 10
@@ -59,10 +59,10 @@ class Int8Kernel:
         """See `FewBits`."""
         return self.weight.rows(begin, end, room)
 
-    def product(self, x: Tensor) -> Tensor | None:
+    def product(self, x: Tensor, room: Room) -> Tensor:
         """By torch's kernel, for a few rows."""
         if len(x) > _FEW_ROWS_OF_8_BITS:
-            return None
+            return by_slabs(self, x, room)
         return torch._weight_int8pack_mm(x, self.weight.numbers, self.weight.scales.view(-1))
 
 
@@ -104,10 +104,10 @@ class Int4Kernel:
         columns.sub_(8).mul_(scales).add_(offsets)
         return columns.view(inputs, end - begin).t()
 
-    def product(self, x: Tensor) -> Tensor | None:
+    def product(self, x: Tensor, room: Room) -> Tensor:
         """By torch's kernel, for a few rows."""
         if len(x) > _FEW_ROWS_OF_4_BITS:
-            return None
+            return by_slabs(self, x, room)
         size = self.shape[1] // len(self.scales_and_offsets)
         out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             x, self.packed, size, self.scales_and_offsets

@@ -35,6 +35,14 @@ class FewBits(Protocol):
         """All that it keeps."""
         ...
 
+    def product(self, x: Tensor, room: Room) -> Tensor:
+        """(rows, inputs) -> (rows, outputs); `room` is for what is unpacked."""
+        ...
+
+
+class InSlabs(FewBits, Protocol):
+    """A weight that can be unpacked, some outputs at a time; see `by_slabs`."""
+
     @property
     def grain(self) -> int:
         """Slabs begin at multiples of so many outputs."""
@@ -53,12 +61,8 @@ class FewBits(Protocol):
         """
         ...
 
-    def product(self, x: Tensor) -> Tensor | None:
-        """(rows, inputs) -> (rows, outputs) without unpacking; None if that would be slower."""
-        ...
 
-
-class Divisible(FewBits, Protocol):
+class Divisible(InSlabs, Protocol):
     """A weight as it was read or made, before a kernel has it arranged. Parts are copies."""
 
     def outputs(self, rows: Tensor) -> Divisible:
@@ -163,27 +167,25 @@ class FewBitsLinear(nn.Module):
         flat = x.reshape(-1, self.in_features)
         if self.order is not None:
             flat = flat.index_select(1, self.order)
-        out = held.product(flat)
-        if out is None:
-            out = flat.new_empty(flat.shape[0], self.out_features)
-            room = self.room.of(max(SLAB_NUMBERS, held.grain * self.in_features), flat)
-            for begin, end in slabs(held):
-                slab = held.rows(begin, end, room)
-                if end - begin == self.out_features:
-                    out = functional.linear(flat, slab)
-                else:
-                    out[:, begin:end] = functional.linear(flat, slab)
+        out = held.product(flat, self.room)
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features)
 
 
-def slabs(held: FewBits) -> Iterator[tuple[int, int]]:
-    """From and to which output each slab goes."""
-    outputs, inputs = held.shape
-    step = max(1, SLAB_NUMBERS // inputs // held.grain) * held.grain
+def by_slabs(weight: InSlabs, x: Tensor, room: Room) -> Tensor:
+    """The product with a slab at a time, unpacked."""
+    outputs, inputs = weight.shape
+    out = x.new_empty(len(x), outputs)
+    space = room.of(max(SLAB_NUMBERS, weight.grain * inputs), x)
+    step = max(1, SLAB_NUMBERS // inputs // weight.grain) * weight.grain
     for begin in range(0, outputs, step):
-        yield begin, min(begin + step, outputs)
+        end = min(begin + step, outputs)
+        slab = weight.rows(begin, end, space)
+        if end - begin == outputs:
+            return functional.linear(x, slab)
+        out[:, begin:end] = functional.linear(x, slab)
+    return out
 
 
 def few_bits_linears(model: nn.Module) -> Iterator[tuple[str, FewBitsLinear]]:

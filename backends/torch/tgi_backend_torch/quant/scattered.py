@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tgi_backend_torch.quant.grouped import GroupedWeight
+from tgi_backend_torch.quant.linear import Room, by_slabs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +46,9 @@ class ScatteredWeight:
             slab.sub_(columns.zeros[begin:end, :, 0].index_select(1, self.groups))
         return slab.mul_(columns.scales[begin:end, :, 0].index_select(1, self.groups))
 
-    def product(self, x: Tensor) -> Tensor | None:
-        """There is none."""
-        return None
+    def product(self, x: Tensor, room: Room) -> Tensor:
+        """See `FewBits`."""
+        return by_slabs(self, x, room)
 
 
 def scattered(weight: GroupedWeight, places: Tensor) -> ScatteredWeight:
