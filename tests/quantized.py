@@ -138,22 +138,33 @@ def marlin(weight: Tensor, *, size: int) -> Made:
     """
     numbers, scales = symmetric(weight, size)
     inputs, outputs = numbers.shape
-    k, n = np.indices(numbers.shape)
-    # mma.m16n8k16: a thread has four numbers of one of the columns, in pairs eight rows apart
-    thread = n % 8 * 4 + k % 8 // 2
-    of_eight = n // 8 % 2 * 2 + k // 8 % 2 + 4 * (k % 2)
-    word = n // 64 * 128 + thread * 4 + n // 16 % 4
+    row, word, shift = marlin_places(inputs, outputs, 4)
     words = np.zeros((inputs // 16, outputs * 2), np.uint32)
-    np.bitwise_or.at(words, (k // 16, word), (numbers << 4 * of_eight).astype(np.uint32))
-    n = np.arange(outputs)
-    if len(scales) > 1:
-        place = n // 64 * 64 + n % 8 * 8 + n % 64 // 8
-    else:
-        place = n // 32 * 32 + n % 8 // 2 * 8 + n % 32 // 8 * 2 + n % 2
+    np.bitwise_or.at(words, (row, word), (numbers << shift).astype(np.uint32))
     stored = np.empty_like(scales)
-    stored[:, place] = scales
+    stored[:, marlin_scale_places(outputs, len(scales))] = scales
     tensors = {"B": torch.from_numpy(words.view(np.int32)), "s": torch.from_numpy(stored)}
     return tensors, _of_symmetric(numbers, scales)
+
+
+def marlin_places(inputs: int, outputs: int, bits: int) -> tuple[np.ndarray, ...]:
+    """In which row, word and bits Marlin's kernels look for each number: (inputs, outputs) each."""
+    k, n = np.indices((inputs, outputs))
+    # mma.m16n8k16: a thread has four numbers of one of the columns, in pairs eight rows apart
+    thread = n % 8 * 4 + k % 8 // 2
+    block, half, odd = n // 8 % 2, k // 8 % 2, k % 2
+    word = n // 64 * 128 + thread * 4 + n // 16 % 4
+    if bits == 4:
+        return k // 16, word, 4 * (block * 2 + half + 4 * odd)
+    return k // 16, word * 2 + block, 8 * (half + 2 * odd)
+
+
+def marlin_scale_places(outputs: int, groups: int) -> np.ndarray:
+    """In which column they look for the scale of each output."""
+    n = np.arange(outputs)
+    if groups > 1:
+        return n // 64 * 64 + n % 8 * 8 + n % 64 // 8
+    return n // 32 * 32 + n % 8 // 2 * 8 + n % 32 // 8 * 2 + n % 2
 
 
 def gptq_of_marlin(weight: Tensor, *, size: int) -> Made:

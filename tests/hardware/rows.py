@@ -37,6 +37,7 @@ SHARED_ADAPTERS = "Ranks share adapters"
 SHARED_IMAGES = "Ranks look at images"
 QUANTIZED = "Weights in int8 and int4"
 CHECKPOINTS = "Checkpoints of GPTQ, AWQ, Marlin, FP8, bitsandbytes and compressed-tensors"
+FEW_BITS = "Kernels for weights in few bits"
 FP8 = "Weights and activations in fp8, measured before"
 HALF = "bfloat16"
 CACHE = "KV cache in fp8"
@@ -202,6 +203,24 @@ ROWS = (
         Seen.DEVICE,
         "backends/torch/tests/test_quantized.py"
         "::test_a_checkpoint_computes_what_its_numbers_stand_for",
+    ),
+    Row(
+        FEW_BITS,
+        "torch",
+        Seen.DEVICE,
+        "backends/torch/tests/test_few_bits.py::test_the_kernel_of_4_bits_computes_the_same",
+    ),
+    Row(
+        FEW_BITS,
+        "cuda",
+        Seen.SIMULATOR,
+        "backends/cuda/tests/test_engine.py::test_graphs_hold_marlins_kernels",
+    ),
+    Row(
+        FEW_BITS,
+        "rocm",
+        Seen.SIMULATOR,
+        "backends/cuda/tests/test_few_bits.py::test_torchs_int4_computes_what_unpacking_gives",
     ),
     Row(
         CACHE,

@@ -65,8 +65,8 @@ SPECIAL_FLAGS: dict[str, Row] = {
     "quantize": yes(
         "backends/torch/tests/test_quantized.py"
         "::test_a_checkpoint_computes_what_its_numbers_stand_for",
-        "all names with the torch backend, but `exl2`, which says where it runs; other "
-        "backends say which names they take",
+        "all names with the torch backend, but `exl2`, which says where it runs, and on GPUs by "
+        "Marlin's kernels (not verified on a device); other backends say which names they take",
         "backends/torch/tests/test_quantized.py::test_weights_are_rounded_when_that_is_asked_for",
     ),
     "kv-cache-dtype": yes(

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,13 +15,16 @@ from tgi_backend_torch.on_device import SamplingRankedBackend
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.engines import generate, no_progress
-from tests.families import GQA, make_model, request_for
+from tests.families import GQA, Driver, make_model, request_for
 from tests.image_requests import conversations, request_of, run
 from tests.lazy_driver import LazyDriver
 from tests.paged import SMALL
+from tests.quantized import WIDE, write
+from tests.quantized_formats import FORMATS
 from tests.seeing import make_seeing
+from tests.simulators.few_bits import MarlinLibrary, hub
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
-from tgi_core.contract import Request, SamplingParams, StopRule
+from tgi_core.contract import DType, Request, SamplingParams, StopRule
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import UsageError
 
@@ -65,6 +69,27 @@ def test_two_steps_in_flight_over_graphs_and_fused_layers_change_no_token(folder
     requests = requests_of((3, 0.0), (14, 1.0), (1, 0.0))
     expected = generate(engine_over(TorchBackend(), folder), requests)
     assert generate(engine_over(gpu_backend(), folder), requests) == expected
+
+
+def test_graphs_hold_marlins_kernels(tmp_path, monkeypatch):
+    library = MarlinLibrary(multiprocessors=SMALL.multiprocessors)
+    monkeypatch.setitem(sys.modules, "kernels", hub(library))
+    config = transformers.LlamaConfig(**{**WIDE, "num_hidden_layers": 1})
+    written = write(tmp_path, *FORMATS["marlin"], config)
+    backend = gpu_backend()
+    sizes = dict(max_rows=6, max_step_tokens=12, max_sequence_tokens=64, cache_tokens=128)
+    # Triton's interpreter has no bfloat16
+    backend.load(request_for(written.folder, dtype=DType.FLOAT16, **sizes), no_progress)
+    backend.warm_up(no_progress)
+    log = backend._own._device._driver.log
+    asked, replayed = library.multiplied, log.count("replay")
+    driver = Driver(backend, written.same)
+    logits = driver.step({0: [5, 6, 7, 8], 1: [9, 10]})[0]
+    assert np.corrcoef(logits.ravel(), driver.expected([5, 6, 7, 8]).ravel())[0, 1] > 0.9999
+    assert log.count("replay") == replayed + 1
+    # not by the layer down: it has 192 inputs, which Marlin has no tile for
+    assert library.multiplied == asked + 6
+    backend.close()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from tgi_backend_cuda.int4 import Unpack, unpack_nvidia
 from tgi_backend_cuda.tiles import Architecture, nvidia
 
+_AMPERE = (8, 0)
 _FP8_FROM = (8, 9)
 """Older chips have no instruction that reads fp8."""
 
@@ -25,6 +27,10 @@ class Chip:
     """What it computes in at full speed, or at all."""
     cache_dtypes: Mapping[str, torch.dtype]
     """What keys and values can be kept in besides the model's dtype, by the operator's word."""
+    marlin: bool = False
+    """Whether Marlin's kernels are made for it."""
+    int4: Unpack | None = None
+    """Undoes the order that torch's own kernel for 4 bits wants; None: it has no such kernel."""
 
 
 def nvidia_chip(index: int = 0) -> Chip:
@@ -41,7 +47,7 @@ def describe(
 ) -> Chip:
     """What an NVIDIA GPU of this compute capability can do."""
     dtypes = {torch.float32, torch.float16}
-    if capability >= (8, 0):
+    if capability >= _AMPERE:
         dtypes.add(torch.bfloat16)
     fp8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
     return Chip(
@@ -50,4 +56,6 @@ def describe(
         total_bytes=total_bytes,
         dtypes=frozenset(dtypes),
         cache_dtypes=fp8 if capability >= _FP8_FROM else {},
+        marlin=capability >= _AMPERE,
+        int4=unpack_nvidia if capability >= _AMPERE else None,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Group
+from tgi_backend_torch.quant.choice import Kernel, choose
 from tgi_backend_torch.vision import num_axes
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -25,6 +26,8 @@ from tgi_backend_cuda.chip import Chip
 from tgi_backend_cuda.computing import GraphComputing
 from tgi_backend_cuda.driver import Driver
 from tgi_backend_cuda.fused import fuse
+from tgi_backend_cuda.int4 import Int4
+from tgi_backend_cuda.marlin import Marlin
 from tgi_core.contract import Capabilities, SizeDefaults
 from tgi_core.errors import UsageError
 
@@ -33,7 +36,7 @@ logger = logging.getLogger(__name__)
 _LARGE_BYTES = 36 << 30
 _GRAPH_BYTES = 1 << 30
 """What the driver takes for the nodes of some fifty graphs, beside their tensors."""
-_OPTIONS = ("graphs", "fused")
+_OPTIONS = ("graphs", "fused", "few_bits")
 _INTERFACE = "NCCL_SOCKET_IFNAME"
 _SWITCH = {"on": True, "off": False}
 
@@ -50,6 +53,7 @@ class GpuDevice:
         self._driver = driver
         self._graphs = True
         self._fused = True
+        self._few_bits = True
 
     @property
     def most_ranks(self) -> int | None:
@@ -81,7 +85,7 @@ class GpuDevice:
         )
 
     def configure(self, options: Mapping[str, str]) -> None:
-        """`graphs` and `fused`, each on or off.
+        """`graphs`, `fused` and `few_bits`, each on or off.
 
         Raises:
             UsageError: another option, or another value.
@@ -89,11 +93,12 @@ class GpuDevice:
         for key, value in options.items():
             if key not in _OPTIONS or value not in _SWITCH:
                 raise UsageError(
-                    f"the {self.name} backend has the options graphs=on|off and fused=on|off, and "
-                    f"was given {key}={value}."
+                    f"the {self.name} backend has the options graphs=on|off, fused=on|off and "
+                    f"few_bits=on|off, and was given {key}={value}."
                 )
         self._graphs = _SWITCH[options.get("graphs", "on")]
         self._fused = _SWITCH[options.get("fused", "on")]
+        self._few_bits = _SWITCH[options.get("few_bits", "on")]
 
     def default_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         """The checkpoint's if it has two bytes and the chip computes it; else bfloat16, or float16
@@ -118,9 +123,21 @@ class GpuDevice:
         return 2 * self._driver.peak_bytes(run) + _GRAPH_BYTES
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Fuses what lies between the matrix products."""
+        """Chooses kernels for weights in few bits, and fuses what lies between the products."""
+        if self._few_bits:
+            choose(model, dtype, self._kernels(dtype))
         if self._fused and isinstance(model, PreTrainedModel):
             logger.info("fused: %s", fuse(model, self._chip.architecture))
+
+    def _kernels(self, dtype: torch.dtype) -> list[Kernel]:
+        """For weights in few bits, the best first."""
+        chip = self._chip
+        kernels: list[Kernel] = []
+        if chip.marlin and dtype in (torch.float16, torch.bfloat16):
+            kernels.append(Marlin(chip.architecture.multiprocessors))
+        if chip.int4 is not None and dtype == torch.bfloat16:
+            kernels.append(Int4(chip.int4))
+        return kernels
 
     def computing(
         self, model: FlatModel, cache: PagedCache, limits: Capabilities

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from tgi_backend_cuda.chip import Chip
+from tgi_backend_cuda.int4 import Unpack, unpack_amd
 from tgi_backend_cuda.tiles import Architecture, Tile
 
 
@@ -23,6 +24,7 @@ class _Kind:
     """MI300 reads fp8 of its own kind ("fnuz": no infinities, one zero, another bias); what comes
     after it reads everybody's."""
     extra: tuple[tuple[str, int], ...]
+    int4: Unpack | None = unpack_amd
 
 
 # A wave is 64 threads wide on CDNA, so four of them are as many as eight warps. Its compute units
@@ -54,6 +56,7 @@ _KINDS: Mapping[str, _Kind] = {
         prefill=Tile(rows=64, keys=32, warps=4, stages=1),
         fp8={},
         extra=(),
+        int4=None,
     ),
 }
 
@@ -86,6 +89,7 @@ def describe(name: str, arch: str, multiprocessors: int, total_bytes: int) -> Ch
         total_bytes=total_bytes,
         dtypes=frozenset({torch.float32, torch.float16, torch.bfloat16}),
         cache_dtypes=kind.fp8,
+        int4=kind.int4,
     )
 
 

@@ -4,12 +4,14 @@
 
 Parts: tests, 8b, 1b, mixtral, ranks, warm, peer, tiles; all of them without one named. Each runs in
 a process of its own that is ended when its time is up, and the page is written anew after each, so
-that whatever comes in between, what was measured is there. Nothing is installed or downloaded.
+that whatever comes in between, what was measured is there. Nothing is installed, and nothing
+downloaded but by the package `kernels`, if that is there.
 
-What it proves: that the kernels, compiled, compute attention; that the backend conforms, and gives
-transformers' logits for every family, images included; that graphs, fusion and two steps in flight
-change no token; that a step without memory is refused and the next one runs; and how far decode,
-prefill, batches, host work and idle are from what this GPU's own copy and matrix product allow.
+What it proves: that the kernels, compiled, compute attention, and those of others products with
+weights in few bits; that the backend conforms, and gives transformers' logits for every family,
+images included; that graphs, fusion and two steps in flight change no token; that a step without
+memory is refused and the next one runs; and how far decode, prefill, batches, host work and idle
+are from what this GPU's own copy and matrix product allow.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ ROOT = Path(__file__).parents[3]
 _TESTS = [
     *("-m", "pytest", "-vv", "-m", "not slow and not long", "-W", "default", "--tb=short"),
     *("-n", "14", "--dist", "worksteal", "-p", "no:cacheprovider"),
-    *(f"backends/cuda/tests/{name}.py" for name in ("test_kernels", "test_fused", "test_on_gpu")),
+    *(
+        f"backends/cuda/tests/{name}.py"
+        for name in ("test_kernels", "test_fused", "test_few_bits", "test_on_gpu")
+    ),
 ]
 _TEST_SECONDS = 170
 _HEADER = ["| what | ours | limit or peer | ratio | goal |", "|---|--:|--:|--:|--:|"]

@@ -6,6 +6,7 @@ What GPTQ, AWQ and compressed-tensors keep, whatever their files look like.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,12 +89,16 @@ class GroupedWeight:
             zeros=None if self.zeros is None else of_columns(self.zeros, inputs, begin, end),
         )
 
+    @property
+    def single(self) -> Tensor:
+        """The numbers, one in each byte: uint8 (outputs, inputs)."""
+        if not self.halves:
+            return self.numbers
+        return torch.cat((self.numbers & 15, self.numbers >> 4), 1)
+
     def choose(self, columns: slice | Tensor) -> GroupedWeight:
         """Some columns' numbers, with the groups of all."""
-        numbers = self.numbers
-        if self.halves:
-            numbers = torch.cat((numbers & 15, numbers >> 4), 1)
-        numbers = numbers[:, columns]
+        numbers = self.single[:, columns]
         halves = self.halves and numbers.shape[1] % 2 == 0
         return replace(self, numbers=_kept(numbers, halves), halves=halves)
 
@@ -130,6 +135,18 @@ def even(values: Tensor, size: int, inputs: int) -> Tensor:
     """
     finer = math.gcd(size, inputs)
     return values.repeat_interleave(size // finer, 1)[:, : inputs // finer]
+
+
+def finer(values: Tensor, inputs: int, sizes: Collection[int]) -> Tensor | None:
+    """(outputs, groups) -> (outputs, finer groups), of the first of these sizes that halving leads
+    to; None if it leads to none.
+    """
+    size = inputs // values.shape[1]
+    while size > max(sizes) and size % 2 == 0:
+        size //= 2
+    if size not in sizes:
+        return None
+    return values.repeat_interleave(inputs // size // values.shape[1], 1)
 
 
 def of_columns(values: Tensor, inputs: int, begin: int, end: int) -> Tensor:

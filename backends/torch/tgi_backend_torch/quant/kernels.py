@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tgi_backend_torch.quant.grouped import GroupedWeight
+from tgi_backend_torch.quant.grouped import GroupedWeight, finer
 from tgi_backend_torch.quant.int8 import Int8Weight
 from tgi_backend_torch.quant.linear import FewBits, Room, by_slabs, few_bits_linears
 
@@ -117,19 +117,23 @@ class Int4Kernel:
 
 def for_4_bits(weight: GroupedWeight) -> FewBits:
     """The same weight for the kernel; itself if the kernel does not take it."""
-    outputs, inputs = weight.shape
-    groups = weight.scales.shape[1]
-    size = inputs // groups
-    while size > _GROUP_SIZES[-1] and size % 2 == 0:
-        size //= 2
-    if not weight.halves or outputs % _OUTPUTS or size not in _GROUP_SIZES:
+    both = scales_and_offsets(weight)
+    if both is None or weight.shape[0] % _OUTPUTS:
         return weight
-    numbers = torch.cat((weight.numbers & 15, weight.numbers >> 4), 1)
-    zeros = torch.full_like(weight.scales, weight.middle) if weight.zeros is None else weight.zeros
-    offsets = (8 - zeros.float()) * weight.scales.float()
-    both = torch.stack((weight.scales[..., 0], offsets[..., 0].to(weight.scales.dtype)), -1)
-    both = both.repeat_interleave(inputs // size // groups, 1)
     return Int4Kernel(
-        packed=torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.int(), 1),
-        scales_and_offsets=both.transpose(0, 1).contiguous(),
+        packed=torch.ops.aten._convert_weight_to_int4pack_for_cpu(weight.single.int(), 1),
+        scales_and_offsets=both,
     )
+
+
+def scales_and_offsets(weight: GroupedWeight) -> Tensor | None:
+    """(groups, outputs, 2), so that a number stands for `(number - 8) * scale + offset`: the terms
+    of torch's kernels for 4 bits on every device. None if they take no such groups.
+    """
+    scales = finer(weight.scales[..., 0], weight.shape[1], _GROUP_SIZES)
+    if scales is None or not weight.halves:
+        return None
+    zeros = torch.full_like(weight.scales, weight.middle) if weight.zeros is None else weight.zeros
+    offsets = ((8 - zeros.float()) * weight.scales.float())[..., 0].to(scales.dtype)
+    offsets = offsets.repeat_interleave(scales.shape[1] // offsets.shape[1], 1)
+    return torch.stack((scales, offsets), -1).transpose(0, 1).contiguous()

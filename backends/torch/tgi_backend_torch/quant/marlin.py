@@ -68,11 +68,13 @@ class MarlinFormat:
         # of a word's place: column, row; of four tiles; of a number in it: odd row, halves
         parts = unpack(words, _BITS).view(inputs // _TILE, -1, 8, 4, 4, 2, 2, 2)
         numbers = parts.permute(1, 4, 6, 2, 0, 7, 3, 5).reshape(outputs, inputs)
-        return ReadLayer(weight=grouped(numbers, _in_order(scales).t(), None, _BITS, dtype))
+        return ReadLayer(weight=grouped(numbers, reordered(scales).t(), None, _BITS, dtype))
 
 
-def _in_order(scales: Tensor) -> Tensor:
-    """(groups, outputs): threads take every eighth column, and in one group pairs of columns."""
+def reordered(scales: Tensor) -> Tensor:
+    """(groups, outputs) from the order of outputs to that of threads or back, which is the same: a
+    thread takes every eighth, and every fourth pair if there is one group.
+    """
     if len(scales) == 1:
-        return scales.view(-1, 4, 4, 2).transpose(1, 2).reshape(1, -1)
-    return scales.view(len(scales), -1, 8, 8).transpose(2, 3).flatten(1)
+        return scales.reshape(-1, 4, 4, 2).transpose(1, 2).reshape(1, -1)
+    return scales.reshape(len(scales), -1, 8, 8).transpose(2, 3).flatten(1)

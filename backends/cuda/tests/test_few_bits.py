@@ -1,0 +1,301 @@
+"""Kernels for weights in few bits give what unpacking gives, or are not used and said to be so.
+
+On the CPU doubles of the kernels are asked, on a GPU (`make gpu`) the kernels themselves.
+"""
+
+import logging
+import sys
+
+import pytest
+import torch
+from tgi_backend_cuda.chip import describe, nvidia_chip
+from tgi_backend_cuda.device import GpuDevice
+from tgi_backend_cuda.int4 import Int4, Int4Weight, unpack_amd, unpack_nvidia
+from tgi_backend_cuda.marlin import Marlin, MarlinWeight
+from tgi_backend_torch.quant import choice
+from tgi_backend_torch.quant.codebook import NF4, to_codebook
+from tgi_backend_torch.quant.float8 import to_float8
+from tgi_backend_torch.quant.grouped import grouped
+from tgi_backend_torch.quant.int8 import to_int8
+from tgi_backend_torch.quant.linear import FewBitsLinear, Room
+from tgi_backend_torch.quant.parts import move
+from tgi_backend_torch.quant.scattered import scattered
+from tgi_backend_torch.replaced import is_alike
+from torch import nn
+
+from tests.lazy_driver import LazyDriver
+from tests.simulators.few_bits import Int4Ops, MarlinLibrary, hub
+
+OUTPUTS, INPUTS = 192, 256
+
+
+def in_groups(dtype, *, bits=4, size=64, zeros=None, outputs=OUTPUTS, inputs=INPUTS):
+    draw = torch.Generator().manual_seed(bits + size)
+    groups = inputs // size
+    if zeros == "drawn":
+        zeros = torch.randint(0, 1 << bits, (outputs, groups), generator=draw)
+    elif zeros is not None:
+        zeros = torch.full((outputs, groups), zeros)
+    return grouped(
+        torch.randint(0, 1 << bits, (outputs, inputs), generator=draw, dtype=torch.uint8),
+        torch.rand(outputs, groups, generator=draw) * 0.01 + 0.001,
+        zeros,
+        bits,
+        dtype,
+    )
+
+
+def plain():
+    return torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(3)) * 0.05
+
+
+MARLIN = {
+    "4 bits": lambda dtype: in_groups(dtype, size=32),
+    "4 bits, all zeros in the middle": lambda dtype: in_groups(dtype, zeros=8),
+    "4 bits, zero points": lambda dtype: in_groups(dtype, size=128, zeros="drawn"),
+    "4 bits, one group": lambda dtype: in_groups(dtype, size=INPUTS),
+    "4 bits, one group, zero points": lambda dtype: in_groups(dtype, size=INPUTS, zeros="drawn"),
+    "4 bits, large groups": lambda dtype: in_groups(dtype, size=256, inputs=512),
+    "3 bits": lambda dtype: in_groups(dtype, bits=3),
+    "8 bits in groups": lambda dtype: in_groups(dtype, bits=8),
+    "int8": lambda dtype: to_int8(plain(), dtype),
+    "float8": lambda dtype: to_float8(plain(), dtype),
+}
+INT4 = {
+    "4 bits": lambda: in_groups(torch.bfloat16, size=32),
+    "zero points": lambda: in_groups(torch.bfloat16, size=128, zeros="drawn"),
+    "one group": lambda: in_groups(torch.bfloat16, size=512, inputs=512),
+    "two tiles together": lambda: in_groups(torch.bfloat16, size=32, inputs=96),
+    "2 bits": lambda: in_groups(torch.bfloat16, bits=2, zeros="drawn"),
+}
+NOT_TAKEN = {
+    "8 bits, zero points": lambda: in_groups(torch.bfloat16, bits=8, zeros="drawn"),
+    "odd groups": lambda: in_groups(torch.bfloat16, size=48, inputs=384),
+    "few outputs": lambda: in_groups(torch.bfloat16, outputs=40),
+    "a table": lambda: to_codebook(plain(), NF4, torch.bfloat16),
+    "columns of any groups": lambda: scattered(in_groups(torch.bfloat16), torch.arange(128)),
+}
+
+
+def layer_of(weight, device="cpu"):
+    outputs, inputs = weight.shape
+    layer = FewBitsLinear((outputs, inputs), torch.bfloat16, Room())
+    layer.hold(weight, None)
+    move(layer, torch.device(device))
+    return layer
+
+
+def check_same(layer, before, device="cpu"):
+    """For one row, some and many."""
+    dtype = before.scales.dtype
+    room = Room()
+    for rows in (1, 7, 33, 300):
+        x = torch.randn(rows, before.shape[1], device=device).to(dtype)
+        assert is_alike(layer(x), before.product(x, room))
+
+
+@pytest.fixture
+def marlin(monkeypatch):
+    library = MarlinLibrary()
+    monkeypatch.setitem(sys.modules, "kernels", hub(library))
+    return library
+
+
+@pytest.fixture
+def int4(monkeypatch):
+    """Whose order -> torch's operations of such a GPU."""
+
+    def make(**how):
+        ops = Int4Ops(**how)
+        monkeypatch.setattr(torch, "_convert_weight_to_int4pack", ops.pack)
+        monkeypatch.setattr(torch, "_weight_int4pack_mm", ops.multiply)
+        return ops
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MARLIN)
+def test_marlin_computes_what_unpacking_gives(name, dtype, marlin):
+    before = MARLIN[name](dtype)
+    layer = layer_of(before)
+    choice.choose(nn.Sequential(layer), dtype, [Marlin(132)])
+    assert isinstance(layer.held, MarlinWeight)
+    assert sum(each.nbytes for each in layer.held.tensors) <= 1.1 * sum(
+        each.nbytes for each in before.tensors
+    )
+    check_same(layer, before)
+
+
+@pytest.mark.parametrize("amd", [False, True])
+@pytest.mark.parametrize("name", INT4)
+def test_torchs_int4_computes_what_unpacking_gives(name, amd, int4):
+    ops = int4(amd=amd)
+    before = INT4[name]()
+    layer = layer_of(before)
+    unpack = unpack_amd if amd else unpack_nvidia
+    choice.choose(nn.Sequential(layer), torch.bfloat16, [Int4(unpack)])
+    assert isinstance(layer.held, Int4Weight)
+    assert layer.held.shape == before.shape
+    check_same(layer, before)
+    asked = ops.multiplied
+    layer(torch.zeros(300, before.shape[1], dtype=torch.bfloat16))
+    assert ops.multiplied == asked, "many rows are multiplied with what is unpacked"
+
+
+def test_the_wrong_order_is_found_out_by_many_rows(int4, caplog):
+    int4(amd=True)
+    layer = layer_of(INT4["4 bits"]())
+    choice.choose(nn.Sequential(layer), torch.bfloat16, [Int4(unpack_nvidia)])
+    assert not isinstance(layer.held, Int4Weight)
+    assert "with 200 rows" in caplog.text
+
+
+@pytest.mark.parametrize("name", NOT_TAKEN)
+def test_what_no_kernel_takes_is_unpacked_and_nothing_is_downloaded(name, int4, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kernels", None)
+    ops = int4()
+    layer = layer_of(NOT_TAKEN[name]())
+    before = layer.held
+    device_of().prepare(nn.Sequential(layer), torch.bfloat16)
+    assert layer.held is before and not ops.multiplied
+
+
+def device_of(capability=(9, 0), **options):
+    device = GpuDevice("cuda", describe("a GPU", capability, 132, 1 << 36), LazyDriver())
+    device.configure(options)
+    return device
+
+
+def test_each_layer_gets_the_first_kernel_that_takes_it(marlin, int4):
+    ops = int4()
+    layers = [layer_of(in_groups(torch.bfloat16, inputs=inputs)) for inputs in (256, 192, 80)]
+    layers[2].hold(in_groups(torch.bfloat16, inputs=80, size=16), None)
+    device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
+    held = [type(layer.held).__name__ for layer in layers]
+    assert held == ["MarlinWeight", "Int4Weight", "GroupedWeight"]
+    assert marlin.multiplied and ops.multiplied
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        (device_of((7, 5)), torch.float16),
+        (device_of(), torch.float32),
+        (device_of(few_bits="off"), torch.bfloat16),
+    ],
+)
+def test_older_chips_float32_and_who_says_so_have_weights_unpacked(device, dtype, marlin, int4):
+    ops = int4()
+    layer = layer_of(in_groups(dtype))
+    before = layer.held
+    device.prepare(nn.Sequential(layer), dtype)
+    assert layer.held is before
+    assert not marlin.multiplied and not ops.multiplied
+
+
+def test_a_kernel_that_differs_is_left_out_and_the_next_one_is_used(marlin, int4, caplog):
+    int4()
+    marlin.wrong = True
+    layers = [layer_of(in_groups(torch.bfloat16)) for _ in range(3)]
+    with caplog.at_level(logging.INFO):
+        device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
+    assert all(isinstance(layer.held, Int4Weight) for layer in layers)
+    told = [record.message for record in caplog.records if "not used" in record.message]
+    assert len(told) == 1 and "Marlin" in told[0] and "with 1 rows" in told[0]
+    assert "torch's int4 3" in caplog.text
+
+
+def test_without_the_package_it_is_said_how_to_get_it(int4, monkeypatch, caplog):
+    int4()
+    monkeypatch.setitem(sys.modules, "kernels", None)
+    layers = [layer_of(in_groups(torch.bfloat16)) for _ in range(2)]
+    device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
+    assert all(isinstance(layer.held, Int4Weight) for layer in layers)
+    assert caplog.text.count("tgi-backend-cuda[marlin]") == 1
+
+
+def test_a_kernel_that_fails_leaves_weights_as_they_were(marlin, int4, monkeypatch, caplog):
+    int4()
+    monkeypatch.setattr(MarlinLibrary, "gptq_marlin_gemm", lambda self, a: a)
+    layer = layer_of(in_groups(torch.bfloat16))
+    before = layer.held
+    monkeypatch.setattr(torch, "_convert_weight_to_int4pack", lambda *given: 1 / 0)
+    device_of().prepare(nn.Sequential(layer), torch.bfloat16)
+    assert layer.held is before
+    assert "unexpected keyword" in caplog.text and "division by zero" in caplog.text
+
+
+def test_want_of_memory_is_no_fault_of_a_kernel(marlin, monkeypatch):
+    def full(*given, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(MarlinLibrary, "gptq_marlin_repack", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        device_of().prepare(nn.Sequential(layer_of(in_groups(torch.bfloat16))), torch.bfloat16)
+
+
+on_a_gpu = (
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU"),
+)
+
+
+def gpu(test):
+    for mark in on_a_gpu:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(scope="module")
+def marlins_own():
+    chip = nvidia_chip()
+    kernel = Marlin(chip.architecture.multiprocessors)
+    try:
+        kernel.library()
+    except Exception as error:
+        pytest.skip(f"Marlin's kernels are not to be had here: {error}")
+    return kernel
+
+
+def captured(layer, x):
+    """What a graph gives of it, replayed twice: locks must be free again."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        layer(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = layer(x)
+    graph.replay()
+    out.zero_()
+    graph.replay()
+    return out
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MARLIN)
+@torch.inference_mode()
+def test_marlin_on_a_gpu_computes_what_unpacking_gives(name, dtype, marlins_own):
+    layer = layer_of(MARLIN[name](dtype), "cuda")
+    before = layer.held
+    choice.choose(nn.Sequential(layer), dtype, [marlins_own])
+    assert isinstance(layer.held, MarlinWeight)
+    check_same(layer, before, "cuda")
+    x = torch.randn(5, before.shape[1], device="cuda", dtype=dtype)
+    assert is_alike(captured(layer, x), before.product(x, Room()))
+
+
+@gpu
+@pytest.mark.parametrize("name", INT4)
+@torch.inference_mode()
+def test_torchs_int4_on_a_gpu_computes_what_unpacking_gives(name):
+    layer = layer_of(INT4[name](), "cuda")
+    before = layer.held
+    choice.choose(nn.Sequential(layer), torch.bfloat16, [Int4(nvidia_chip().int4)])
+    assert isinstance(layer.held, Int4Weight)
+    check_same(layer, before, "cuda")
+    x = torch.randn(5, before.shape[1], device="cuda", dtype=torch.bfloat16)
+    assert is_alike(captured(layer, x), before.product(x, Room()))
