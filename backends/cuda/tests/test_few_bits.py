@@ -5,6 +5,7 @@ On the CPU doubles of the kernels are asked, on a GPU (`make gpu`) the kernels t
 
 import logging
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,14 +15,15 @@ from tgi_backend_cuda.int4 import Int4, Int4Weight, unpack_amd, unpack_nvidia
 from tgi_backend_cuda.marlin import Marlin, MarlinWeight
 from tgi_backend_torch.quant import choice
 from tgi_backend_torch.quant.codebook import NF4, to_codebook
-from tgi_backend_torch.quant.float8 import to_float8
-from tgi_backend_torch.quant.grouped import grouped
+from tgi_backend_torch.quant.float8 import Float8Weight, to_float8
+from tgi_backend_torch.quant.grouped import GroupedWeight, grouped
 from tgi_backend_torch.quant.int8 import to_int8
 from tgi_backend_torch.quant.linear import FewBitsLinear, Room
 from tgi_backend_torch.quant.parts import move
 from tgi_backend_torch.quant.scattered import scattered
 from tgi_backend_torch.replaced import is_alike
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.lazy_driver import LazyDriver
 from tests.simulators.few_bits import Int4Ops, MarlinLibrary, hub
@@ -59,7 +61,16 @@ MARLIN = {
     "3 bits": lambda dtype: in_groups(dtype, bits=3),
     "8 bits in groups": lambda dtype: in_groups(dtype, bits=8),
     "int8": lambda dtype: to_int8(plain(), dtype),
+    "a rank's part": lambda dtype: in_groups(dtype, size=128, inputs=512).inputs(128, 384),
     "float8": lambda dtype: to_float8(plain(), dtype),
+    "float8, one scale": lambda dtype: Float8Weight(
+        numbers=to_float8(plain(), dtype).numbers,
+        scales=torch.full((1, 1, 1), 0.002, dtype=dtype).expand(OUTPUTS, 1, 1),
+    ),
+    "float8, in squares": lambda dtype: Float8Weight(
+        numbers=to_float8(plain(), dtype).numbers,
+        scales=torch.tensor([[[0.001], [0.003]]], dtype=dtype).repeat(OUTPUTS, 1, 1),
+    ),
 }
 INT4 = {
     "4 bits": lambda: in_groups(torch.bfloat16, size=32),
@@ -224,6 +235,18 @@ def test_a_kernel_that_fails_leaves_weights_as_they_were(marlin, int4, monkeypat
     device_of().prepare(nn.Sequential(layer), torch.bfloat16)
     assert layer.held is before
     assert "unexpected keyword" in caplog.text and "division by zero" in caplog.text
+
+
+def test_a_plan_tries_nothing(int4, caplog):
+    """Numbers are not there, so no kernel could be seen to be right."""
+    ops = int4()
+    before = in_groups(torch.bfloat16)
+    with FakeTensorMode() as mode:
+        numbers, scales = map(mode.from_tensor, (before.numbers, before.scales))
+        layer = layer_of(replace(before, numbers=numbers, scales=scales))
+        device_of().prepare(nn.Sequential(layer), torch.bfloat16)
+        assert isinstance(layer.held, GroupedWeight)
+    assert not ops.multiplied and not caplog.text
 
 
 def test_want_of_memory_is_no_fault_of_a_kernel(marlin, monkeypatch):

@@ -21,10 +21,13 @@ from tests.families import (
     request_for,
 )
 from tests.image_requests import NUM, conversations, request_of, run
+from tests.quantized import write
+from tests.quantized_formats import FORMATS
 from tests.seeing import make_seeing
 from tests.transformers_conformance import TransformersConformance
 from tgi_core.builtin.queue_policies import FirstComeFirstServed
 from tgi_core.contract import (
+    DType,
     Request,
     SampledTokens,
     SamplingBatch,
@@ -84,6 +87,24 @@ def drive(backend, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers_in_any_batch(family, drive):
     check_any_batch(drive(family, max_sequence_tokens=160))
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq", "marlin", "fp8, a scale an output", "int8"])
+def test_weights_in_few_bits_give_what_their_numbers_stand_for(name, backend, tmp_path):
+    """By whatever kernel is there; the log says which."""
+    if name == "int8":
+        folder = same = make_model(tmp_path / "model", FAMILIES["llama"]())
+    else:
+        written = write(tmp_path, *FORMATS[name])
+        folder, same = written.folder, written.same
+    wishes = dict(dtype=DType.BFLOAT16, quantize="int8" if name == "int8" else None)
+    backend.load(request_for(folder, max_rows=64, max_step_tokens=160, **wishes), no_progress)
+    backend.warm_up(no_progress)
+    driver = Driver(backend, same)
+    for tokens in (list(range(10, 40)), [5]):
+        logits = driver.step({0: tokens})[0]
+        expected = driver.expected(driver.held[0])[-len(tokens) :]
+        assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.995
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])

@@ -2,10 +2,10 @@
 
     python -m tests.bench.gpu [PART ...] [--seconds 560] [--out FOLDER] [--commit HASH]
 
-Parts: tests, 8b, 1b, mixtral, ranks, warm, peer, tiles; all of them without one named. Each runs in
-a process of its own that is ended when its time is up, and the page is written anew after each, so
-that whatever comes in between, what was measured is there. Nothing is installed, and nothing
-downloaded but by the package `kernels`, if that is there.
+Parts: tests, 8b, 1b, mixtral, ranks, warm, peer, tiles, bits; all of them without one named. Each
+runs in a process of its own that is ended when its time is up, and the page is written anew after
+each, so that whatever comes in between, what was measured is there. Nothing is installed, and
+nothing downloaded but by the package `kernels`, if that is there.
 
 What it proves: that the kernels, compiled, compute attention, and those of others products with
 weights in few bits; that the backend conforms, and gives transformers' logits for every family,

@@ -289,6 +289,14 @@ def part_tiles(folder: Path) -> None:
         say(line)
 
 
+def part_bits(folder: Path) -> None:
+    """How a layer in 4 bits is multiplied fastest."""
+    from tests.bench.gpu.bits import ways
+
+    for line in ways(tell_limits()):
+        say(line)
+
+
 def tell_limits() -> Limits:
     limits = measure_limits()
     say(
@@ -314,6 +322,7 @@ PARTS: dict[str, tuple[Callable[[Path], None], int]] = {
     "warm": (part_warm, 60),
     "peer": (part_peer, 100),
     "tiles": (part_tiles, 90),
+    "bits": (part_bits, 40),
 }
 """By name: what to run, and the most seconds that it may take."""
 

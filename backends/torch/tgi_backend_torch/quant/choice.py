@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from tgi_backend_torch.quant.linear import FewBits, FewBitsLinear, few_bits_linears
 from tgi_backend_torch.replaced import is_alike
@@ -68,6 +69,8 @@ def choose(model: nn.Module, dtype: torch.dtype, kernels: Sequence[Kernel]) -> N
 def _tried(kernel: Kernel, layer: FewBitsLinear, dtype: torch.dtype) -> FewBits | None:
     held = layer.held
     assert held is not None, "weights are read before kernels are chosen"
+    if isinstance(held.tensors[0], FakeTensor):
+        return None  # in a plan, which counts what was read: kernels keep as many bytes
     found = kernel.ordered(held)
     if found is None:
         return None
