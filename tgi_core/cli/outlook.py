@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isqrt
 
 from tgi_core.config.settings import OPTIONS
 from tgi_core.contract import DType, LoadRequest, MemoryPlan, Planner
 
-_TRIES = 4
-"""With a larger cache a step takes a little more, so what fits is found in two or three."""
+_TRIES = 8
+"""Where a step takes a little more with a larger cache what fits is found in two or three; where it
+takes the square, as with prompts of encoders, in more."""
+
+_CLOSE = 0.02
+"""Of memory: with so little left the most is found."""
+
+_MANY_TOKENS = 1 << 24
+"""Nobody has more, even if memory does not end it: some models keep nothing of a token."""
 
 _FLAGS = {option.place[1]: option.name for option in OPTIONS if option.place is not None}
 """By name of the field; those of LoadRequest are named as in the settings."""
@@ -61,7 +69,8 @@ def look_at(planner: Planner, request: LoadRequest, memory_bytes: int | None) ->
         plan,
         lambda tokens: replace(request, max_sequence_tokens=tokens, cache_tokens=tokens),
         unit_tokens=1,
-        limit=plan.longest,
+        known=length,
+        limit=plan.longest or _MANY_TOKENS,
     )
     most_rows = _most(
         planner,
@@ -70,6 +79,8 @@ def look_at(planner: Planner, request: LoadRequest, memory_bytes: int | None) ->
             request, max_sequence_tokens=length, max_rows=rows, cache_tokens=rows * length
         ),
         unit_tokens=length,
+        known=min(plan.max_rows, plan.cache_tokens // length),
+        limit=max(1, _MANY_TOKENS // length),
     )
     remedies, least = [], plan
     if plan.missing_bytes:
@@ -102,25 +113,46 @@ def _most(
     request_for: Callable[[int], LoadRequest],
     *,
     unit_tokens: int,
-    limit: int | None = None,
+    known: int,
+    limit: int,
 ) -> int:
-    """How much of something fits, of which each takes so many tokens of the cache; 0 if none."""
-    token_bytes: float = max(1, plan.cell_bytes)
-    fixed_bytes: float = plan.weights_bytes + plan.step_bytes
-    for _ in range(_TRIES):
-        count = int((plan.memory_bytes - fixed_bytes) / (token_bytes * unit_tokens))
-        count = count if limit is None else min(count, limit)
-        if count < 1:
-            return 0
+    """How much of something fits, of which each takes so many tokens of the cache; 0 if none.
+
+    Tries what would take all memory if it grew in a straight line, and else what is in the middle.
+
+    Args:
+        planner: the backend's.
+        plan: what was planned at first.
+        request_for: asks for so much.
+        unit_tokens: tokens of the cache for each.
+        known: how much the plan has.
+        limit: how much there may be at most.
+    """
+    fits, too_much = 0 if plan.missing_bytes else known, limit + 1
+    if plan.cell_bytes:
+        before: float = plan.cache_tokens / unit_tokens
+        count = int(plan.room_bytes / (plan.cell_bytes * unit_tokens))
+    else:
+        before, count = known, known * plan.memory_bytes // plan.total_bytes
+    before_bytes = plan.total_bytes
+    for turn in range(_TRIES):
+        if too_much - fits < 2 or plan.weights_bytes > plan.memory_bytes:
+            break
+        count = min(max(count, fits + 1), too_much - 1)
         tried = planner(request_for(count), plan.memory_bytes)
-        if not tried.missing_bytes:
-            return count
-        # a step takes more with a larger cache: so much is for a token, and the rest for all
-        more_tokens = tried.cache_tokens - plan.cache_tokens
-        if more_tokens:
-            token_bytes = (tried.total_bytes - plan.total_bytes) / more_tokens
-        fixed_bytes = tried.total_bytes - token_bytes * tried.cache_tokens
-    return 0
+        left = plan.memory_bytes - tried.total_bytes
+        if left < 0:
+            too_much = count
+        else:
+            fits = count
+            if left < _CLOSE * plan.memory_bytes:
+                break
+        more, more_bytes = count - before, tried.total_bytes - before_bytes
+        before, before_bytes = count, tried.total_bytes
+        line = count + int(left * more / more_bytes) if more_bytes else 0
+        sensible = turn % 2 == 0 and fits < line < too_much
+        count = line if sensible else isqrt(max(1, fits) * too_much)
+    return fits
 
 
 def _difference(request: LoadRequest, other: LoadRequest) -> str:

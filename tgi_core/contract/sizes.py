@@ -139,6 +139,7 @@ def plan_sizes(
     block_tokens: int,
     free_bytes: int,
     longest: int | None,
+    defaults: SizeDefaults = CPU_SIZES,
 ) -> Sizes:
     """What `choose_sizes` chooses; where it would say that memory does not suffice, what was asked
     for, or the least cache that is of any use.
@@ -154,6 +155,7 @@ def plan_sizes(
             block_tokens=block_tokens,
             free_bytes=free_bytes,
             longest=longest,
+            defaults=defaults,
         )
     except DoesNotFit:
         least = min(longest or _LEAST_SEQUENCE_TOKENS, _LEAST_SEQUENCE_TOKENS)
@@ -164,6 +166,7 @@ def plan_sizes(
             block_tokens=block_tokens,
             free_bytes=(cache_tokens + block_tokens) * cell_bytes,
             longest=longest,
+            defaults=defaults,
         )
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from tgi_backend_torch.device import CpuDevice
-from tgi_backend_torch.plan import plan_model
 from tgi_backend_torch.runner import TorchBackend
 
 from tests.families import (
@@ -71,12 +70,6 @@ def test_what_cannot_be_had_in_padded_batches_is_refused_by_name(family_folder, 
     folder = family_folder("bloom")
     with pytest.raises(UnsupportedModel, match="padded batches"):
         load(folder).load_heads(tmp_path)
-
-
-@pytest.mark.parametrize("family", ["bloom", "mamba2", "t5"])
-def test_a_model_that_no_flat_batch_holds_is_not_planned(family, family_folder):
-    with pytest.raises(UnsupportedModel, match="cannot be planned"):
-        plan_model(request_for(family_folder(family)), 1 << 30)
 
 
 @pytest.mark.parametrize("family", ["bloom", "mamba2", "t5"])

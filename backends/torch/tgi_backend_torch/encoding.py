@@ -74,13 +74,14 @@ class EncodingModel(PaddedModel):
         """The cache of cross attention: full for rows that go on, to be filled for others."""
         cache = DynamicCache()
         cache.layer_class_to_replicate = None
-        where, real = self._to_device(cells), self._to_device(mask)
+        where = self._to_device(cells)
+        rows, columns = (self._to_device(places) for places in np.nonzero(mask))
         index = 0
         for layer in self._layers:
             crossed = _CrossedLayer()
             if layer.cell is not None:
                 crossed.pages, crossed.index = self._pages, index
-                crossed.cells, crossed.mask = where, real
+                crossed.cells, crossed.rows, crossed.columns = where, rows, columns
                 index += 1
                 if begun:
                     crossed.fill()
@@ -95,8 +96,9 @@ class _CrossedLayer(DynamicLayer):
     index: int
     cells: Tensor
     """int64 (B, longest prompt)"""
-    mask: Tensor
-    """bool, the same: False behind the end of a prompt."""
+    rows: Tensor
+    """int64 (tokens of all prompts,), as `columns`: where in `cells` they are, and no padding."""
+    columns: Tensor
 
     def fill(self) -> None:
         """Reads what an earlier call has kept."""
@@ -106,7 +108,8 @@ class _CrossedLayer(DynamicLayer):
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Keeps (B, heads, longest prompt, dim) each."""
-        flat = [x.transpose(1, 2)[self.mask].to(self.pages.dtype) for x in (keys, values)]
-        self.pages.write(self.index, self.cells[self.mask], *flat)
+        places = self.rows, self.columns
+        flat = [x.transpose(1, 2)[places].to(self.pages.dtype) for x in (keys, values)]
+        self.pages.write(self.index, self.cells[places], *flat)
         self.keys, self.values, self.is_initialized = keys, values, True
         return keys, values

@@ -136,12 +136,16 @@ class StateSlots:
             layer.has_previous_state[state.index] = True
             layer.device, layer.dtype = copy.device, copy.dtype
 
+    def of(self, name: str) -> list[Tensor]:
+        """All states of one kind, themselves."""
+        return [
+            pool for pools in self._pools for state, pool in pools.items() if state.name == name
+        ]
+
     def disturb(self, name: str) -> None:
         """Makes all states of one kind other ones, to see whether that makes a difference."""
-        for pools in self._pools:
-            for state, pool in pools.items():
-                if state.name == name:
-                    pool.add_(1)
+        for pool in self.of(name):
+            pool.add_(1)
 
     def store(self, cache: Cache, seqs: Tensor) -> None:
         """Keeps what a call has made of the states of sequences, int64 (B,)."""

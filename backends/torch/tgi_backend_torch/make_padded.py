@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from transformers import PreTrainedModel
 
@@ -24,6 +25,8 @@ from tgi_core.contract import (
     Encoder,
     Fork,
     LoadRequest,
+    SizeDefaults,
+    Sizes,
     choose_sizes,
     step_limits,
 )
@@ -36,8 +39,39 @@ _DEFAULT_TOKENS = 4096
 all tokens of a prompt with each other."""
 
 
-_MOST_OF_MEMORY = 0.25
-"""For recurrent states."""
+_MOST_OF_MEMORY, _MOST_SLOTS = 0.25, 256
+"""For recurrent states, where nobody asks for more rows."""
+
+
+class ChooseSizes(Protocol):
+    """As `choose_sizes`."""
+
+    def __call__(
+        self,
+        request: LoadRequest,
+        *,
+        cell_bytes: int,
+        block_tokens: int,
+        free_bytes: int,
+        longest: int | None,
+        defaults: SizeDefaults,
+    ) -> Sizes:
+        """See there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """How much of what a model keeps there is to be."""
+
+    request: LoadRequest
+    """With what was chosen where it asks for nothing."""
+    sizes: Sizes
+    cell_bytes: int
+    """Of a token in all layers; 0 if nothing is kept of tokens."""
+    longest: int | None
+    """Most tokens of a sequence, an encoder's included, that the model was made for."""
+    encoder: Encoder | None
 
 
 def make_padded(
@@ -64,18 +98,57 @@ def make_padded(
 
 
 def _made(model: PreTrainedModel, request: LoadRequest, device: Device, group: Group) -> Loaded:
+    refuse_other_dtypes(request)
+    layers, whole = find_layers(model)
+    trial = try_padded(model, layers, whole, device.to_device, group)
+    longest = longest_sequence(model.config, windowed=True)
+    _, tokens = step_limits(request, device.size_defaults)
+    peak_bytes = device.peak_bytes(lambda: run_largest(model, min(tokens, longest or tokens)))
+    free_bytes = group.least(max(0, device.free_bytes() - peak_bytes))
+    num_slots = affordable_slots(trial, request, free_bytes)
+    room = choose_room(model, trial, request, num_slots, free_bytes, device.size_defaults)
+    return put_under(model, trial, room, device)
+
+
+def refuse_other_dtypes(request: LoadRequest) -> None:
+    """Refuses to keep keys and values in another dtype.
+
+    Raises:
+        UsageError: that is asked for.
+    """
     if request.kv_cache_dtype is not None:
         raise UsageError(
             "models in padded batches keep keys and values in the dtype that they compute in: "
             "leave out --kv-cache-dtype."
         )
-    layers, whole = find_layers(model)
-    trial = try_padded(model, layers, whole, device.to_device, group)
-    cell_bytes = sum(cell.numbers for cell in trial.cells) * model.dtype.itemsize
+
+
+def choose_room(
+    model: PreTrainedModel,
+    trial: PaddedTrial,
+    request: LoadRequest,
+    num_slots: int | None,
+    free_bytes: int,
+    defaults: SizeDefaults,
+    choose: ChooseSizes = choose_sizes,
+) -> Room:
+    """Sizes of what a model keeps.
+
+    Args:
+        model: the model; its weights are not needed.
+        trial: what it keeps.
+        request: what the operator wants.
+        num_slots: sequences whose states there is memory for; see `affordable_slots`.
+        free_bytes: memory beside the weights.
+        defaults: what suits the device.
+        choose: chooses what nobody asks for.
+
+    Raises:
+        SetupError: see `choose_sizes` and `encoder_of`.
+    """
     longest = longest_sequence(model.config, windowed=True)
     encoder = encoder_of(model, longest)
-    _, tokens = step_limits(request, device.size_defaults)
-    peak_bytes = device.peak_bytes(lambda: run_largest(model, min(tokens, longest or tokens)))
+    cell_bytes = sum(cell.numbers for cell in trial.cells) * model.dtype.itemsize
     if encoder is not None and longest is not None:
         longest *= 2
     if longest is None and (encoder is not None or not cell_bytes):
@@ -84,37 +157,48 @@ def _made(model: PreTrainedModel, request: LoadRequest, device: Device, group: G
             max_sequence_tokens=request.max_sequence_tokens
             or min(_DEFAULT_TOKENS, request.cache_tokens or _DEFAULT_TOKENS),
         )
-    free_bytes = group.least(max(0, device.free_bytes() - peak_bytes))
-    num_slots = _affordable_slots(trial, request, free_bytes)
     if num_slots is not None:
-        request = replace(
-            request, max_rows=min(request.max_rows or device.size_defaults.rows, num_slots)
-        )
-    sizes = choose_sizes(
+        request = replace(request, max_rows=min(request.max_rows or defaults.rows, num_slots))
+    sizes = choose(
         request,
         cell_bytes=max(1, cell_bytes),
         block_tokens=BLOCK_TOKENS,
         free_bytes=free_bytes - trial.state_bytes * (num_slots or 0),
         longest=longest,
-        defaults=device.size_defaults,
+        defaults=defaults,
     )
-    max_sequences = min(sizes.max_sequences, num_slots or sizes.max_sequences)
-    pages = PagedCache(trial.cells, sizes.num_blocks, model.dtype, device.torch_device)
-    slots = StateSlots(layers, max_sequences, device.torch_device)
-    kind = PaddedModel if encoder is None else EncodingModel
-    return Loaded(
+    return Room(
         request=request,
-        computing=kind(model, layers, pages, slots, trial.rules, device.to_device),
+        sizes=replace(
+            sizes, max_sequences=min(sizes.max_sequences, num_slots or sizes.max_sequences)
+        ),
+        cell_bytes=cell_bytes,
+        longest=longest,
+        encoder=encoder,
+    )
+
+
+def put_under(model: PreTrainedModel, trial: PaddedTrial, room: Room, device: Device) -> Loaded:
+    """Makes pages and slots, and the model ready for steps."""
+    sizes = room.sizes
+    pages = PagedCache(trial.cells, sizes.num_blocks, model.dtype, device.torch_device)
+    slots = StateSlots(trial.layers, sizes.max_sequences, device.torch_device)
+    kind = PaddedModel if room.encoder is None else EncodingModel
+    return Loaded(
+        request=room.request,
+        computing=kind(model, trial.layers, pages, slots, trial.rules, device.to_device),
         tables=BlockTables(
-            BlockPool(sizes.num_blocks), BLOCK_TOKENS, max_sequences, sizes.max_sequence_tokens
+            BlockPool(sizes.num_blocks),
+            BLOCK_TOKENS,
+            sizes.max_sequences,
+            sizes.max_sequence_tokens,
         ),
         cache=pages,
         adapters=AdapterBank({}, device.torch_device),
         capabilities=_capabilities(
             replace(
                 sizes.capabilities(device.name, trial.vocab_size, BLOCK_TOKENS),
-                max_sequences=max_sequences,
-                encoder=encoder,
+                encoder=room.encoder,
             ),
             trial,
         ),
@@ -155,17 +239,23 @@ def _first_of(model: PreTrainedModel, *names: str) -> int | None:
     return None
 
 
-def _affordable_slots(trial: PaddedTrial, request: LoadRequest, free_bytes: int) -> int | None:
-    """Sequences whose states memory holds; None if there are no states."""
+def affordable_slots(trial: PaddedTrial, request: LoadRequest, free_bytes: int) -> int | None:
+    """Sequences whose states memory holds: as many as are of use in a part of it, or as there are
+    rows asked for; None if there are no states.
+
+    Raises:
+        DoesNotFit: memory does not hold that many.
+    """
     if not trial.state_bytes:
         return None
-    num = min(256, int(free_bytes * _MOST_OF_MEMORY) // trial.state_bytes)
-    if num < (request.max_rows or 1):
+    wanted = request.max_rows or 1
+    if wanted * trial.state_bytes > free_bytes:
         raise DoesNotFit(
             f"the state of a sequence takes {trial.state_bytes / 2**20:,.0f} MiB, and memory holds "
-            f"{num} of them: ask for fewer sequences at once, or take a larger machine."
+            f"{free_bytes // trial.state_bytes} of them: ask for fewer sequences at once, or take "
+            "a larger machine."
         )
-    return num
+    return max(wanted, min(_MOST_SLOTS, int(free_bytes * _MOST_OF_MEMORY) // trial.state_bytes))
 
 
 def _capabilities(sizes: Capabilities, trial: PaddedTrial) -> Capabilities:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from tgi_backend_torch.cache import BLOCK_TOKENS, LayerShape, PagedCache
+from tgi_backend_torch.dependents import Dependents
 from tgi_backend_torch.encoding import EncodingModel
 from tgi_backend_torch.group import Group
 from tgi_backend_torch.layers import KeptLayer, StateSlots, kept_layers
@@ -145,8 +146,7 @@ def try_padded(
 
     end = len(_PROMPT) - 1
     begin, last, extra = _PROMPT[:end], _PROMPT[end:], _OTHER[:1]
-    separate = bool(model.config.is_encoder_decoder or any(layer.states for layer in layers))
-    alone = PaddingRules(pads=False, separate=separate)
+    alone = PaddingRules(pads=False, separate=_is_separate(model, layers))
     # with another sequence between: what a module keeps for itself would be that one's
     if not right(alone, [(1, begin)], [(0, _OTHER)], [(1, last)]):
         raise UnsupportedModel(
@@ -169,13 +169,47 @@ def try_padded(
     )
 
 
+def suppose_padded(
+    model: PreTrainedModel,
+    layers: tuple[KeptLayer, ...],
+    vocab_size: int,
+    to_device: Callable[[Any], Tensor],
+) -> PaddedTrial:
+    """What `try_padded` would find, of a model that has no numbers.
+
+    It is supposed to be right where it runs at all, so that rows of all lengths share a call, which
+    takes more than if they do not.
+    """
+    rules = PaddingRules(separate=_is_separate(model, layers))
+    bench = _Bench(model, layers, rules, to_device)
+    bench.step([(1, _PROMPT[:3])])
+    bench.step([(0, _PROMPT)])
+    try:
+        bench.step([(0, _OTHER[:1]), (1, _OTHER[:1])])
+    except Exception:  # model code raises whatever it likes
+        rules = replace(rules, pads=False)
+    chunked = True
+    for name in _kinds_of_states(layers):
+        with Dependents(bench.slots.of(name)) as dependents:
+            chunked &= bench.step([(1, _OTHER)]) in dependents
+    return PaddedTrial(layers, vocab_size, rules, chunked)
+
+
+def _is_separate(model: PreTrainedModel, layers: tuple[KeptLayer, ...]) -> bool:
+    return bool(model.config.is_encoder_decoder or any(layer.states for layer in layers))
+
+
+def _kinds_of_states(layers: tuple[KeptLayer, ...]) -> set[str]:
+    return {state.name for layer in layers for state in layer.states}
+
+
 def _sees_states(bench_of: Callable[[], _Bench], layers: tuple[KeptLayer, ...]) -> bool:
     """Whether several tokens at once go on from each kind of state, however little it weighs.
 
     Some kernels always begin with nothing. Of random weights, or in bfloat16, one would not notice.
     """
     results = []
-    for disturbed in (None, *{state.name for layer in layers for state in layer.states}):
+    for disturbed in (None, *_kinds_of_states(layers)):
         bench = bench_of()
         bench.step([(1, _PROMPT[:3])])
         if disturbed is not None:

@@ -96,7 +96,7 @@ def batches(
             key = (n, begun) if rules.pads else (n, begun, past)
         groups[key].append(row)
     for group in groups.values():
-        for similar in _similar(group, rows.past):
+        for similar in _similar(group, rows):
             yield _batch(np.array(similar), rows, tables, padding_cell)
 
 
@@ -124,17 +124,20 @@ class _Rows:
         return cls(seq, begins + new, np.maximum(past - first, 0), n - new, first, begun)
 
 
-def _similar(rows: list[int], past: Ints) -> Iterator[list[int]]:
-    """Splits rows, so that padding them to the longest wastes little."""
+def _similar(which: list[int], rows: _Rows) -> Iterator[list[int]]:
+    """Splits rows, so that padding them to the longest, and their prompts too, wastes little."""
+    past, first = rows.past, rows.first
     group: list[int] = []
-    held = 0
-    for row in sorted(rows, key=lambda row: -int(past[row])):
-        padded = (len(group) + 1) * (int(past[group[0]]) + 1) if group else 0
-        if group and padded - held - int(past[row]) - 1 > _WASTE * padded:
+    held = most_past = most_first = 0
+    for row in sorted(which, key=lambda row: -int(past[row] + first[row])):
+        most_past, most_first = max(most_past, int(past[row])), max(most_first, int(first[row]))
+        held += int(past[row] + first[row]) + 1
+        padded = (len(group) + 1) * (most_past + most_first + 1)
+        if group and padded - held > _WASTE * padded:
             yield sorted(group)
-            group, held = [], 0
+            group, held = [], int(past[row] + first[row]) + 1
+            most_past, most_first = int(past[row]), int(first[row])
         group.append(row)
-        held += int(past[row]) + 1
     yield sorted(group)
 
 

@@ -6,27 +6,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PretrainedConfig, PreTrainedModel
 
-from tgi_backend_torch.cache import BLOCK_TOKENS
-from tgi_backend_torch.device import CpuDevice, DeviceOfRanks
+from tgi_backend_torch.device import CpuDevice, Device, DeviceOfRanks
 from tgi_backend_torch.group import Unconnected
-from tgi_backend_torch.loader import (
-    longest_sequence,
-    model_class,
-    read_config,
-    why_not_flat,
-)
-from tgi_backend_torch.runner import TorchBackend
-from tgi_backend_torch.shards import Share, connect_layers
+from tgi_backend_torch.loader import model_class, read_config, why_not_flat
+from tgi_backend_torch.padded_rehearsal import rehearse_padded
+from tgi_backend_torch.rehearsal import Rehearsed, rehearse_flat
+from tgi_backend_torch.shards import Share, check_shards, connect_layers
 from tgi_backend_torch.tally import Tally
 from tgi_backend_torch.trial import learn_layers
 from tgi_backend_torch.vision import make_causal
 from tgi_backend_torch.weights import Weights
-from tgi_backend_torch.wishes import cache_dtype, refuse_unknown
-from tgi_core.contract import Capabilities, DType, LoadRequest, MemoryPlan, Step, plan_sizes
-from tgi_core.errors import UnsupportedModel
+from tgi_backend_torch.wishes import refuse_unknown
+from tgi_core.contract import DType, LoadRequest, MemoryPlan
+from tgi_core.errors import SetupError, UnsupportedModel
 
 
 def plan_model(
@@ -45,90 +40,76 @@ def plan_model(
     config = read_config(request.model.path)
     make_causal(config)
     cls = model_class(config)
-    fault = why_not_flat(cls, config)
-    if fault is not None:
-        raise UnsupportedModel(_unplanned(fault))
+    if size > 1:
+        check_shards(cls, config, size)
     weights = Weights.find(request, device)
-    dtype = weights.dtype
     if memory_bytes is None:
         memory_bytes = device.free_bytes()
-    # numbers that steer the model's own code, such as positions, are real
-    with FakeTensorMode(allow_non_fake_inputs=True), Tally() as tally:
-        model, cuts = weights.empty(cls, config, Share(0, size))
-        # with a padding token some models look into their input for it
-        model.config.pad_token_id = None
-        connect_layers(model, cuts, Unconnected(size), 0)
-        device.prepare(model, dtype)
-        try:
-            trial, logits = learn_layers(model)
-        except UnsupportedModel as error:
-            raise UnsupportedModel(_unplanned(str(error))) from error
-        del logits
-        # with what layers of few bits unpack into since they ran
-        weights_bytes = tally.live_bytes
-        longest = longest_sequence(config, windowed=trial.windowed)
-        cell_bytes = trial.cell_numbers * cache_dtype(request, dtype, device).itemsize
-        sizes = plan_sizes(
-            request,
-            cell_bytes=cell_bytes,
-            block_tokens=BLOCK_TOKENS,
-            free_bytes=memory_bytes - weights_bytes,
-            longest=longest,
-        )
-        backend = TorchBackend(device)
-        limits = backend.take(model, cuts, trial, sizes, request)
-        cached_bytes = tally.live_bytes
-        past, step = largest_step(limits)
-        if past is not None:
-            backend.reserve(0, past.num_tokens)
-            backend.step(past)
-        tally.forget_peak()
-        backend.reserve(0, limits.max_sequence_tokens)
-        backend.step(step)
-        step_bytes = tally.peak_bytes - cached_bytes
+    seen = _rehearse(cls, config, weights, request, device, memory_bytes)
+    limits = seen.limits
     return MemoryPlan(
         device=limits.device,
         weights=weights.words,
-        weights_bytes=weights_bytes,
-        cache_bytes=cached_bytes - weights_bytes,
-        cell_bytes=cell_bytes,
-        step_bytes=step_bytes,
+        weights_bytes=seen.weights_bytes,
+        cache_bytes=seen.cache_bytes,
+        cell_bytes=seen.cell_bytes,
+        step_bytes=seen.step_bytes,
         memory_bytes=memory_bytes,
         cache_tokens=limits.cache_tokens,
         max_rows=limits.max_rows,
         max_sequence_tokens=limits.max_sequence_tokens,
         max_step_tokens=limits.max_step_tokens,
-        longest=longest,
+        longest=seen.longest,
         cheaper=tuple(
             replace(request, dtype=wish)
             for wish in (DType.BFLOAT16,)
-            if dtype.itemsize > 2 and request.dtype is None
+            if weights.dtype.itemsize > 2 and request.dtype is None
         ),
     )
 
 
-def largest_step(limits: Capabilities) -> tuple[Step | None, Step]:
-    """A chunk of a prompt, at the end of the longest sequence, with logits for as many tokens as
-    there are rows; and before it a step that computes all that comes first, if anything does.
-    """
-    n = min(limits.max_step_tokens, limits.max_sequence_tokens)
-    past = limits.max_sequence_tokens - n
-    outputs = min(limits.max_rows, n)
-    return _step(0, past, 0) if past else None, _step(past, n, outputs)
+def _rehearse(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    weights: Weights,
+    request: LoadRequest,
+    device: Device,
+    memory_bytes: int,
+) -> Rehearsed:
+    """As `TorchBackend.load`."""
+    size = request.num_shards or 1
+    fault = why_not_flat(cls, config)
+    # numbers that steer the model's own code, such as positions, are real
+    with FakeTensorMode(allow_non_fake_inputs=True), Tally() as tally:
+        model, cuts = weights.empty(cls, config, Share(0, size))
+        # with a padding token some models look into their input for it
+        model.config.pad_token_id = None
+        if fault is None:
+            device.prepare(model, model.dtype)
+        connect_layers(model, cuts, Unconnected(size), 0)
+        if fault is None:
+            try:
+                trial, logits = learn_layers(model)
+            except UnsupportedModel as error:
+                if size > 1:
+                    raise
+                fault = str(error)
+                model.set_attn_implementation("eager")
+            else:
+                del logits
+                return rehearse_flat(model, cuts, trial, request, device, memory_bytes, tally)
+        try:
+            return rehearse_padded(model, request, device, memory_bytes, tally)
+        except UnsupportedModel as error:
+            raise UnsupportedModel(_unplanned(cls, str(error))) from error
+        except SetupError:
+            raise
+        except Exception as error:  # of code that asks for numbers, and whatever else it raises
+            raise UnsupportedModel(_unplanned(cls, repr(error))) from error
 
 
-def _unplanned(fault: str) -> str:
+def _unplanned(cls: type[PreTrainedModel], fault: str) -> str:
     return (
-        f"{fault.rstrip('.')}. What does not run in flat batches cannot be planned: serve it, and "
-        "it says what does not fit."
-    )
-
-
-def _step(past: int, n: int, num_outputs: int) -> Step:
-    return Step(
-        seq=np.zeros(1, np.int32),
-        past=np.array([past], np.int32),
-        n=np.array([n], np.int32),
-        tokens=np.zeros(n, np.int32),
-        out=np.arange(n - num_outputs, n, dtype=np.int32),
+        f"{cls.__name__} cannot be planned without its weights ({fault.rstrip('.')}): serve it, "
+        "and it says what does not fit."
     )

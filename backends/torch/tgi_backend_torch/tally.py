@@ -96,9 +96,18 @@ def _nowhere(tally: Tally, func: Callable[..., Any], condition: Tensor) -> list[
     return [condition.new_empty(0, dtype=torch.int64) for _ in range(condition.dim())]
 
 
+def _dropout(
+    tally: Tally, func: Callable[..., Any], whole: Tensor, p: float, train: bool
+) -> Tensor:
+    """A fake tensor of which nothing is dropped is a copy; a real one is itself."""
+    dropped: Tensor = func(whole, p, train) if train else whole
+    return dropped
+
+
 _STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten._grouped_mm.default: _grouped_product,
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
     torch.ops.aten.where.default: _nowhere,
+    torch.ops.aten.dropout.default: _dropout,
 }
 """Operations whose fake form does not do what the real one does."""

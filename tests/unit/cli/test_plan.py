@@ -91,6 +91,28 @@ def test_the_largest_cache_leaves_room_for_the_larger_step(model, capsys):
     assert planner(request(cache_tokens=longest + 900), 130 * MIB).missing_bytes > 0
 
 
+def test_the_longest_sequence_is_found_where_steps_grow_as_its_square(model, backends, capsys):
+    """As with an encoder, and where nothing is kept of a token."""
+
+    def steep(request: LoadRequest, memory_bytes: int | None) -> MemoryPlan:
+        length = request.max_sequence_tokens or 1000
+        plan = planner(request, memory_bytes)
+        return replace(
+            plan,
+            cell_bytes=0,
+            cache_bytes=0,
+            step_bytes=100 * length**2,
+            max_sequence_tokens=length,
+            longest=None,
+        )
+
+    backends["toy"] = spec("toy", plan=steep)
+    assert main(["plan", model, "--memory", "8GiB", "--json"]) == 0
+    longest = json.loads(capsys.readouterr().out)["longest_that_fits"]
+    room = (8 << 30) - 100 * MIB
+    assert 0.97 * room < 100 * longest**2 <= room
+
+
 def test_what_does_not_fit_ends_with_a_status_and_with_flags_that_help(model, capsys):
     assert main(["plan", model, "--memory", "80MiB"]) == 78
     out = capsys.readouterr().out
