@@ -87,6 +87,8 @@ reports: $(VENV)/.test  ## Examines backends and writes the reports that they sh
 	$(VENV)/bin/tgi conformance --backend llamacpp --tests backends/llamacpp/tests/test_conformance.py --save
 	$(VENV)/bin/tgi conformance --backend trtllm --tests backends/trtllm/tests/test_conformance.py::TestRelease12 \
 	  --simulator "TensorRT-LLM's LLM API, computed on a CPU" --save
+	$(VENV)/bin/tgi conformance --backend xpu --tests backends/xpu/tests/test_conformance.py \
+	  --simulator "a CPU in the GPU's place, for all but the calls of torch.xpu" --save
 	for backend in neuron gaudi; do \
 	  $(VENV)/bin/tgi conformance --backend $$backend --tests backends/$$backend/tests/test_conformance.py \
 	  --simulator tests/simulators/$$backend --save || exit 1; done

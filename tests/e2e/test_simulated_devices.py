@@ -45,3 +45,12 @@ def test_gaudi_records_its_graphs_and_serves(
     asked = ("--backend", "gaudi", *SHAPES, "--max-step-tokens", "32", "--cache-tokens", "256")
     with serve(str(smollm2), *asked) as server:
         check_answers(server, smollm2)
+
+
+@pytest.mark.long
+def test_xpu_serves_with_a_cpu_in_the_gpus_place(
+    serve: ServerFactory, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate("xpu", monkeypatch)
+    with serve(str(smollm2), "--backend", "xpu-on-cpu", *SHAPES) as server:
+        check_answers(server, smollm2)

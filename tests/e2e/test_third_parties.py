@@ -77,7 +77,8 @@ def test_a_package_is_built_examined_and_served(make, serve: ServerFactory, tmp_
     site = tmp_path / "again"
     assert report in installed(package, site), "the wheel carries the report"
     env["PYTHONPATH"] = str(site)
-    model = write_fake_model(tmp_path / "model")
+    # no size that a toy would have by itself
+    model = write_fake_model(tmp_path / "model", vocab_size=530)
     with serve(str(model), "--backend", name, env=env) as server:
         status, body = server.post(
             "/generate", {"inputs": "Hi", "parameters": {"max_new_tokens": 5}}

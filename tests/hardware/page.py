@@ -22,7 +22,7 @@ from `tests/hardware/rows.py`.
   for `xla`, the CPU as XLA's device, and no TPU yet.
 - **simulator**: a test saw it work on something that stands in for the device, refuses what the
   device would refuse, and computes on a CPU. What only a chip can show is not shown: its compiler,
-  its rounding, its memory, its speed.
+  its rounding, its memory, its speed. For `xpu` it is torch on a CPU, which refuses nothing.
 - **not verified**: it is written, and nobody has run it.
 - An empty cell: the backend does not offer it, or nothing tells.
 

@@ -44,6 +44,7 @@ CACHE = "KV cache in fp8"
 HEADS = "Medusa heads"
 GRAPHS = "Steps replay captured or compiled graphs"
 MIXED = "500 mixed requests, nothing compiled after warm-up"
+MIXED_TOKENS = "500 mixed requests give the tokens that the CPU gives"
 EXPERTS = "Mixtures of experts in compiled shapes"
 AHEAD = "Models converted or compiled ahead of time"
 VENDOR = "The vendor's own model code"
@@ -82,6 +83,12 @@ ROWS = (
         "trtllm",
         Seen.SIMULATOR,
         "backends/trtllm/tests/test_server.py::test_greedy_text_is_that_of_transformers",
+    ),
+    Row(
+        REAL_MODEL,
+        "xpu",
+        Seen.SIMULATOR,
+        "tests/e2e/test_simulated_devices.py::test_xpu_serves_with_a_cpu_in_the_gpus_place",
     ),
     Row(
         IMAGES,
@@ -288,6 +295,39 @@ ROWS = (
         "neuron",
         Seen.SIMULATOR,
         "backends/neuron/tests/test_steps.py::test_graphs_are_run_and_never_compiled",
+    ),
+    Row(
+        MIXED_TOKENS,
+        "gaudi",
+        Seen.SIMULATOR,
+        "backends/gaudi/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
+    ),
+    Row(
+        MIXED_TOKENS,
+        "neuron",
+        Seen.SIMULATOR,
+        "backends/neuron/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
+    ),
+    Row(
+        MIXED_TOKENS,
+        "xla",
+        Seen.DEVICE,
+        "backends/xla/tests/test_engine.py"
+        "::test_500_mixed_requests_give_what_the_cpu_gives_and_compile_nothing",
+    ),
+    Row(
+        MIXED_TOKENS,
+        "trtllm",
+        Seen.SIMULATOR,
+        "backends/trtllm/tests/test_engine.py::test_500_mixed_requests_give_what_the_cpu_gives",
+    ),
+    Row(
+        MIXED_TOKENS,
+        "xpu",
+        Seen.SIMULATOR,
+        "backends/xpu/tests/test_xpu.py::test_500_mixed_requests_give_what_the_cpu_gives",
     ),
     Row(
         MIXED,

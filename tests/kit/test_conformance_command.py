@@ -24,6 +24,7 @@ from tgi_core.testing.conformance import BackendConformance
 def test_of_the_authors_own():
     pass
 
+@pytest.mark.slow
 class TestFake(BackendConformance):
     module = "tgi_core.testing.fake"
     package = "tgi_core.testing.fake"
@@ -47,6 +48,8 @@ class TestFake(BackendConformance):
 def test_own_tests_of_the_kit_make_a_report(tmp_path: Path, capsys):
     tests, output = tmp_path / "test_own.py", tmp_path / "report.json"
     tests.write_text(OWN_TESTS)
+    everyday = '[pytest]\naddopts = -m "not slow"\nmarkers = slow'
+    (tmp_path / "pytest.ini").write_text(everyday)
     command = ["conformance", "--backend", "fake", "--tests", str(tests), "--output", str(output)]
     assert main([*command, "--simulator", "a double"]) == 0
     report = read_report(output)

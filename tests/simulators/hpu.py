@@ -2,8 +2,8 @@
 
 Tensors of the device "hpu" lie on the CPU. Outside of graphs operations are collected until
 `mark_step`, and what was collected is one compiled piece, known by its operations and shapes.
-Inside a graph nothing may be read back, no view may be written to, and nothing may have a type that
-a Gaudi lacks.
+Inside a graph nothing may be read back, no number of the device may say how much is taken, no view
+may be written to, and nothing may have a type that a Gaudi lacks.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class Device(TorchFunctionMode):
             raise Refused(f"{name} reads from the device before the step is over")
         if self._in_graph:
             self._check(name, arguments)
+            if name == "__getitem__" and _is_dynamic(arguments[1]):
+                raise Refused("only the device knows how many are chosen, which no graph records")
         out = func(*arguments, **options)
         if self._in_graph and isinstance(out, Tensor) and out.dtype == torch.float64:
             raise Refused(f"{name} gives float64")
@@ -140,6 +142,16 @@ def record(module: nn.Module) -> nn.Module:
 
     module.forward = forward
     return module
+
+
+def _is_dynamic(index: Any) -> bool:
+    """Whether a number on the device says how much is taken: torch reads it unseen."""
+    for x in index if isinstance(index, tuple) else (index,):
+        if isinstance(x, slice) and any(isinstance(y, Tensor) for y in (x.start, x.stop, x.step)):
+            return True
+        if isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8):
+            return True
+    return False
 
 
 def _here(x: Any) -> Any:

@@ -81,14 +81,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--tests bring their own model: leave out --model and --backend-option.")
     entry = find(PluginKind.BACKEND, args.backend)
     report = _examine(entry, args)
-    print(as_text(report))
     text = report.to_json()
+    # before anything is printed, for who reads it may stop reading
     if args.output:
         args.output.write_text(text, encoding="utf-8")
     if args.save:
-        path = report_path(entry)
-        path.write_text(text, encoding="utf-8")
-        print(f"saved: {path}")
+        report_path(entry).write_text(text, encoding="utf-8")
+    print(as_text(report))
+    if args.save:
+        print(f"saved: {report_path(entry)}")
     return 1 if report.count(Outcome.BROKEN) else 0
 
 
@@ -193,7 +194,9 @@ def _run_tests(arguments: Sequence[str], *plugins: object) -> Recorder:
     from tgi_core.testing.recorder import Recorder
 
     recorder = Recorder()
-    pytest.main(["-q", "--tb=short", "-p", "no:cacheprovider", *arguments], [recorder, *plugins])
+    # all of them, whichever marks the author's settings leave out in everyday runs
+    always = ["-q", "--tb=short", "-p", "no:cacheprovider", "-m", ""]
+    pytest.main([*always, *arguments], [recorder, *plugins])
     return recorder
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tgi_backend_torch.on_device import SamplingRankedBackend
+from tgi_backend_torch.runner import TorchBackend
 from tgi_backend_xpu.device import XpuDevice
 from tgi_backend_xpu.driver import XpuDriver
 from tgi_backend_xpu.plugin import tgi_backend
@@ -72,6 +73,28 @@ def test_the_real_models_greedy_tokens_are_those_of_generate():
     outputs = generate(engine, wanted, per_step=len(wanted))
     engine.close()
     assert outputs == {f"{i}": answer for i, answer in enumerate(golden["answers"])}
+
+
+@pytest.mark.long
+def test_500_mixed_requests_give_what_the_cpu_gives(tmp_path):
+    """With two steps in flight, and tokens chosen on the device."""
+    config = FAMILIES["llama"]()
+    config.vocab_size = 128
+    folder = make_model(tmp_path / "model", config)
+    wanted = requests(500, seed=3, max_prompt=40, max_new=5, temperature=0.8)
+    cancelled = {f"r{i}" for i in range(0, 500, 50)}
+    outputs = []
+    for backend in (SamplingRankedBackend(XpuDevice(OnCpu())), TorchBackend()):
+        engine = StepEngine(backend, FirstComeFirstServed())
+        sizes = {"max_rows": 12, "max_sequence_tokens": 96, "max_step_tokens": 64}
+        wishes = {**sizes, "cache_tokens": 1280, "num_threads": 1, "dtype": DType.FLOAT32}
+        engine.start(request_for(folder, **wishes), lambda *told: None)
+        told = generate(engine, wanted, per_step=3, cancel=cancelled)
+        assert engine.stats().cached_tokens > 0
+        outputs.append({name: told[name] for name in told.keys() - cancelled})
+        engine.close()
+    assert len(outputs[0]) == 490
+    assert outputs[0] == outputs[1]
 
 
 @pytest.mark.long
