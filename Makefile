@@ -23,7 +23,12 @@ XLA := .venv-xla
 # Sources of Intel's, to be read.
 GAUDI := .venv-gaudi
 
-.PHONY: serve test test-all clients-light sdks frameworks clients neuron xla gaudi quick check fix bench gpu docs reports xla-report dist image clean
+# The lowest versions that core and the torch backend say they work with, but for torch, which is large.
+# tokenizers and huggingface-hub are those that this transformers takes.
+OLDEST := .venv-oldest
+OLDEST_TESTS := families padded_families encoding_families experts quantized adapters embedding runner conformance padded_conformance
+
+.PHONY: serve test test-all clients-light sdks frameworks clients neuron xla gaudi oldest quick check fix bench gpu docs reports xla-report dist image clean
 
 # The torch backend answers first: OpenVINO's is faster, but converts the model when it meets it.
 serve: $(SMOLLM2)/config.json  ## Installs the torch backend and serves a real model
@@ -59,6 +64,9 @@ gaudi: $(VENV)/.test $(GAUDI)/.done  ## The simulated Gaudi against Intel's own 
 
 xla: $(XLA)/.done $(SMOLLM2)/config.json  ## The xla backend on a CPU, compiled by XLA itself: 2 GB, minutes
 	OMP_NUM_THREADS=1 PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -W default -m "" backends/xla/tests tests/e2e/test_xla.py
+
+oldest: $(OLDEST)/.done  ## Core and the torch backend's families on the oldest versions that they allow: minutes
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --dist worksteal tests/unit $(OLDEST_TESTS:%=backends/torch/tests/test_%.py) $(PYTEST_FLAGS)
 
 quick: $(VENV)/.test  ## The tests that take seconds
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
@@ -104,7 +112,7 @@ image: dist  ## Builds docker/BACKEND.Dockerfile: make image BACKEND=cpu
 	docker build -f docker/$(BACKEND).Dockerfile -t tgi-core:$(BACKEND) .
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(XLA) $(GAUDI) $(MODELS) dist
+	rm -rf $(VENV) $(CLIENTS) $(NEURON) $(XLA) $(GAUDI) $(OLDEST) $(MODELS) dist
 
 $(VENV)/.cpu: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -134,6 +142,15 @@ $(XLA)/.done: backends/xla/tests/environment.txt
 	$(PYTHON) -m venv $(XLA)
 	$(XLA)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-compile $(PIP_FLAGS) -r $< -e . -e backends/torch -e backends/xla
 	$(XLA)/bin/python tests/simulators/no_cuda.py $(XLA)/lib/python*/site-packages/torch/lib
+	touch $@
+
+$(OLDEST)/.done: pyproject.toml backends/torch/pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	sed -n '/^dependencies/,/^]/s/.*"\([a-z-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml backends/torch/pyproject.toml \
+	  | grep -v '^torch=' | cat - tests/constraints.txt | tr _ - | awk -F== '!seen[tolower($$1)]++' \
+	  | grep -viE '^(tokenizers|huggingface-hub)=' > $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/pip install --disable-pip-version-check --no-compile $(PIP_FLAGS) -c $(OLDEST)/lowest.txt \
+	  -e ".[dev]" -e backends/torch -e backends/llamacpp gguf scipy $(PLUGINS:%=-e %)
 	touch $@
 
 $(CLIENTS)/prometheus:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tgi_core.contract import Image
-from tgi_core.errors import BadImage, BadModel
+from tgi_core.errors import BadImage, BadModel, UnsupportedModel
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +46,17 @@ class ImageReader:
         """
         Raises:
             BadModel: the folder does not say how images are prepared.
+            UnsupportedModel: this release of transformers needs a library for it that is not here.
         """
         try:
             self.processor: Any = transformers.AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
             )
+        except ImportError as error:
+            raise UnsupportedModel(
+                f"transformers {transformers.__version__} cannot prepare images for it without "
+                "torchvision: install that, or transformers 5.23, which can."
+            ) from error
         except Exception as error:  # transformers has no error class for it
             raise BadModel(
                 f"{folder} does not say how images are prepared: its preprocessor_config.json is "

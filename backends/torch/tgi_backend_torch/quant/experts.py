@@ -38,7 +38,12 @@ def names_in_files(layer: str) -> Iterator[str]:
 
 def are_experts(module: nn.Module) -> bool:
     """Whether it is transformers' module with the weights of several experts."""
-    return hasattr(module, "_is_expert_parallel")
+    return hasattr(module, "is_transposed") and hasattr(module, "num_experts")
+
+
+def has_norm(experts: Any) -> bool:
+    """Whether what they make goes through a norm; transformers 5.17 knows none that does."""
+    return getattr(experts, "has_post_expert_norm", False)
 
 
 class FewBitsExpert(nn.Module):
@@ -59,7 +64,7 @@ class FewBitsExperts(nn.ModuleList):
         Raises:
             UnsupportedModel: its experts are of a kind that no quantized checkpoint was seen of.
         """
-        if not experts.has_gate or experts.has_bias or experts.has_post_expert_norm:
+        if not experts.has_gate or experts.has_bias or has_norm(experts):
             raise UnsupportedModel(
                 f"the experts of a {type(experts).__name__} are not run in few bits: serve the "
                 "unquantized model, or a GGUF file with the llamacpp backend."

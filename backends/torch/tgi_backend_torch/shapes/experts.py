@@ -10,19 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.moe import ExpertsInterface
+
+from tgi_backend_torch.quant.experts import are_experts, has_norm
 
 _NAME = "tgi_all_experts"
 
 
 def compute_all_experts(model: nn.Module) -> None:
-    """Has the model do so, where transformers lets its experts be replaced (from release 5 on)."""
-    try:
-        from transformers.integrations.moe import ExpertsInterface
-    except ImportError:
-        return
+    """Has the model do so, where transformers lets its experts be replaced."""
     ExpertsInterface.register(_NAME, _forward)
     for module in model.modules():
-        if hasattr(module, "_is_expert_parallel"):
+        if are_experts(module):
             module.config._experts_implementation = _NAME
 
 
@@ -46,7 +45,7 @@ def _forward(experts: Any, tokens: Tensor, chosen: Tensor, weights: Tensor) -> T
     rows = inner.flatten(0, 1)
     rows = experts._apply_gate(rows) if experts.has_gate else experts.act_fn(rows)
     out = _linear(experts, "down_proj", rows.view(*inner.shape[:2], -1))
-    if experts.has_post_expert_norm:
+    if has_norm(experts):
         out = experts.post_expert_norm(out)
     # what nobody asked for may be too large for the dtype, and zero times infinity is no number
     return (out * shares).masked_fill(shares == 0, 0).sum(0).to(tokens.dtype)
