@@ -24,6 +24,7 @@ from tgi_backend_torch.loader import load_model, longest_sequence, own_attention
 from tgi_backend_torch.pool import pool_rows
 from tgi_backend_torch.quant.formats import refuse_quantized
 from tgi_backend_torch.sentences import longest_text, read_pooling
+from tgi_backend_torch.trial import brief
 from tgi_backend_torch.wishes import check_weights_fit, choose_dtype, refuse_shards, refuse_unknown
 from tgi_core.contract import (
     BackendStats,
@@ -230,7 +231,7 @@ def _try(model: PreTrainedModel) -> int:
         return _run(model, tokens, torch.ones_like(tokens)).shape[-1]
     except Exception as error:  # model code raises whatever it likes
         raise UnsupportedModel(
-            f"{type(model).__name__} gives no hidden states of a text ({error!r})."
+            f"{type(model).__name__} gives no hidden states of a text ({brief(error)})."
         ) from error
 
 

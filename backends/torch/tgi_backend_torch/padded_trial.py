@@ -23,7 +23,7 @@ from tgi_backend_torch.group import Group
 from tgi_backend_torch.layers import KeptLayer, StateSlots, kept_layers
 from tgi_backend_torch.padded import PaddedModel, cache_name
 from tgi_backend_torch.padding import PaddingRules
-from tgi_backend_torch.trial import TOLERANCE
+from tgi_backend_torch.trial import TOLERANCE, brief
 from tgi_core.contract import Step
 from tgi_core.errors import UnsupportedModel
 
@@ -71,7 +71,7 @@ def find_layers(model: PreTrainedModel) -> tuple[tuple[KeptLayer, ...], Tensor]:
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{name} cannot be served: {error}") from error
     except Exception as error:  # model code raises whatever it likes
-        raise UnsupportedModel(f"{name} does not run with a cache ({error!r}).") from error
+        raise UnsupportedModel(f"{name} does not run with a cache ({brief(error)}).") from error
     if not any(layer.cell or layer.states for layer in layers):
         raise UnsupportedModel(
             f"{name} keeps nothing in the cache that it is given, so it would compute every prompt "

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from reprlib import Repr
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,14 @@ _NUM_TOKENS = 3
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of equal tokens' logits, of the largest logit. A convolution over
 neighbours changes more; rounding changes less."""
+
+_BRIEF = Repr()
+_BRIEF.maxother = 240
+
+
+def brief(error: Exception) -> str:
+    """What model code raised, as a part of a sentence: some show whole modules in it."""
+    return _BRIEF.repr(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,5 +218,5 @@ def _logits(model: PreTrainedModel) -> Tensor:
         raise
     except Exception as error:  # model code raises whatever it likes
         raise UnsupportedModel(
-            f"{type(model).__name__} does not run in a flat batch ({error!r})."
+            f"{type(model).__name__} does not run in a flat batch ({brief(error)})."
         ) from error
