@@ -78,7 +78,10 @@ def files_of(folder: Path) -> ModelFiles:
 
 
 def by_transformers(folder: Path, tokens: Sequence[int], pooling: Pooling) -> np.ndarray:
-    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    # transformers 5.17 leaves out Gemma 2's soft cap by default
+    model = transformers.AutoModel.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     with torch.inference_mode():
         hidden = model(torch.tensor([list(tokens)])).last_hidden_state[0].numpy()
     return {Pooling.FIRST: hidden[0], Pooling.LAST: hidden[-1], Pooling.MEAN: hidden.mean(0)}[
