@@ -66,7 +66,7 @@ xla: $(XLA)/.done $(SMOLLM2)/config.json  ## The xla backend on a CPU, compiled 
 	OMP_NUM_THREADS=1 PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -W default -m "" backends/xla/tests tests/e2e/test_xla.py
 
 oldest: $(OLDEST)/.done  ## Core and the torch backend's families on the oldest versions that they allow: minutes
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --dist worksteal -W "ignore:.torch.jit:DeprecationWarning" -k "not umt5" \
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --dist worksteal -W 'ignore:`torch.jit.script`:DeprecationWarning' -k "not umt5" \
 	  tests/unit $(OLDEST_TESTS:%=backends/torch/tests/test_%.py) $(PYTEST_FLAGS)
 
 quick: $(VENV)/.test  ## The tests that take seconds
@@ -151,7 +151,7 @@ $(OLDEST)/.done: pyproject.toml backends/torch/pyproject.toml tests/constraints.
 	  | grep -v '^torch=' | cat - tests/constraints.txt | tr _ - | awk -F== '!seen[tolower($$1)]++' \
 	  | grep -viE '^(tokenizers|huggingface-hub)=' > $(OLDEST)/lowest.txt
 	$(OLDEST)/bin/pip install --disable-pip-version-check --no-compile $(PIP_FLAGS) -c $(OLDEST)/lowest.txt \
-	  -e ".[dev]" -e backends/torch -e backends/llamacpp -e backends/gaudi gguf scipy $(PLUGINS:%=-e %)
+	  -e ".[dev]" -e backends/torch -e backends/llamacpp -e backends/gaudi -e backends/xpu gguf scipy $(PLUGINS:%=-e %)
 	touch $@
 
 $(CLIENTS)/prometheus:
