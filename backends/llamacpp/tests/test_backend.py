@@ -78,6 +78,20 @@ def test_mixed_steps_and_chunks_equal_the_whole_prompt(
 
 
 @either
+def test_logits_outlast_a_part_of_the_step_that_asks_for_none(
+    tiny: Path, drive: Callable, sizes: dict[str, int]
+) -> None:
+    """A long prompt is computed after the rows that decode, in a `llama_decode` of its own."""
+    alone = drive(tiny, **sizes)
+    alone.step({1: B[:20]})
+    driver = drive(tiny, **sizes)
+    driver.step({1: B[:20]})
+    together = driver.step({1: B[20:21], 0: A[:25]}, [0])
+    assert close(together, alone.step({1: B[20:21]}))
+    assert np.abs(together).max() > 0
+
+
+@either
 def test_logits_come_in_the_order_of_out_and_only_those(
     tiny: Path, drive: Callable, sizes: dict[str, int]
 ) -> None:

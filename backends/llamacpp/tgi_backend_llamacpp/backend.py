@@ -185,10 +185,12 @@ class LlamaCppBackend:
             OutOfMemory, BackendDead: as llama.cpp says.
         """
         self._check(step)
-        num, logits = len(step.out), None
-        for rows in self._decodes(step, step.out):
+        num, parts = len(step.out), self._parts(step)
+        logits = None
+        for rows in self._decodes(step, step.out, parts):
             computed = self._computed.logits(len(rows))
-            if len(rows) == num and (num == 1 or (rows[1:] > rows[:-1]).all()):
+            # where no other decode follows they may stay in llama.cpp's memory
+            if len(parts) == 1 and (num == 1 or (rows[1:] > rows[:-1]).all()):
                 logits = computed
                 continue
             if logits is None:
@@ -205,15 +207,25 @@ class LlamaCppBackend:
         llama.llama_set_embeddings(self._context, True)
         try:
             everything = np.arange(step.num_tokens, dtype=np.int32)
-            for rows in self._decodes(step, everything):
+            for rows in self._decodes(step, everything, self._parts(step)):
                 vectors[rows] = self._computed.vectors(len(rows))
             self._memory.advance(step.seq, step.n)
         finally:
             llama.llama_set_embeddings(self._context, False)
         return vectors[step.row_begins()[1:] - 1]
 
-    def _decodes(self, step: Step, out: NDArray[np.int32]) -> Iterator[NDArray[np.intp]]:
-        """Computes a step in portions.
+    def _parts(self, step: Step) -> list[NDArray[np.intp]]:
+        """The tokens of each `llama_decode` of a step."""
+        return [
+            portion[begin : begin + self._batch.capacity]
+            for portion in self._memory.portions(step)
+            for begin in range(0, len(portion), self._batch.capacity)
+        ]
+
+    def _decodes(
+        self, step: Step, out: NDArray[np.int32], parts: list[NDArray[np.intp]]
+    ) -> Iterator[NDArray[np.intp]]:
+        """Computes a step part by part.
 
         Yields:
             After each `llama_decode` that computes something asked for: the places in `out` of
@@ -223,13 +235,8 @@ class LlamaCppBackend:
         wanted = np.zeros(step.num_tokens, np.int8)
         wanted[out] = 1
         place = np.cumsum(wanted) - 1
-        portions = self._memory.portions(step)
         seq = np.repeat(self._memory.ids(step.seq), step.n)
-        for tokens in (
-            portion[begin : begin + self._batch.capacity]
-            for portion in portions
-            for begin in range(0, len(portion), self._batch.capacity)
-        ):
+        for tokens in parts:
             # before the decode, which leaves nothing of ours in the CPU's caches
             rows = place[tokens[wanted[tokens] == 1]]
             code = self._decode(step.tokens[tokens], position[tokens], seq[tokens], wanted[tokens])
