@@ -65,11 +65,11 @@ class CodebookWeight:
 
     @property
     def grain(self) -> int:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return 1
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         numbers, scales = self.numbers[begin:end], self.scales[begin:end]
         pairs = room.view(self.pairs.dtype)[: numbers.numel()]
         torch.index_select(self.pairs, 0, numbers.reshape(-1).int(), out=pairs)

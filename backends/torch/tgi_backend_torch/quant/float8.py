@@ -74,11 +74,11 @@ class Float8Weight:
 
     @property
     def grain(self) -> int:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return 1
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         numbers, scales = self.numbers[begin:end], self.scales[begin:end]
         slab = widen(numbers, room[: numbers.numel()].view(numbers.shape))
         slab.view(end - begin, scales.shape[1], -1).mul_(scales)

@@ -44,11 +44,11 @@ class GroupedWeight:
 
     @property
     def grain(self) -> int:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return 1
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         slab, scales = self.unpacked(begin, end, room), self.scales[begin:end]
         groups = slab.view(end - begin, scales.shape[1], -1)
         # small integers are exact in any dtype, so there is one rounding

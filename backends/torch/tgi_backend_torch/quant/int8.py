@@ -34,11 +34,11 @@ class Int8Weight:
 
     @property
     def grain(self) -> int:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return 1
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         numbers = self.numbers[begin:end]
         slab = room[: numbers.numel()].view(numbers.shape)
         return slab.copy_(numbers).mul_(self.scales[begin:end])

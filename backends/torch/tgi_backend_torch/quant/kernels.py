@@ -52,11 +52,11 @@ class Int8Kernel:
 
     @property
     def grain(self) -> int:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return self.weight.grain
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return self.weight.rows(begin, end, room)
 
     def product(self, x: Tensor, room: Room) -> Tensor:
@@ -88,11 +88,11 @@ class Int4Kernel:
 
     @property
     def grain(self) -> int:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return _OUTPUTS
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         inputs = self.shape[1]
         tiles = (end - begin) // _OUTPUTS
         packed = self.packed[begin:end].view(tiles, inputs, _OUTPUTS // 2).transpose(0, 1)

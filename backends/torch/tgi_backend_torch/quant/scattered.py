@@ -33,11 +33,11 @@ class ScatteredWeight:
 
     @property
     def grain(self) -> int:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         return 1
 
     def rows(self, begin: int, end: int, room: Tensor) -> Tensor:
-        """See `FewBits`."""
+        """See `InSlabs`."""
         columns = self.columns
         slab = columns.unpacked(begin, end, room)
         if columns.zeros is None:
