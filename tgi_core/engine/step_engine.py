@@ -418,8 +418,8 @@ class StepEngine:
                 else:
                     self._fail(failed.sequence, error)
             self._run_again(plan, [i for i in range(len(plan.rows)) if i not in set(error.rows)])
-        elif isinstance(error, ImagesDoNotFit) and self.scheduler.num_running > 1:
-            self._give_way(plan, error.rows)
+        elif isinstance(error, ImagesDoNotFit) and self._images and self.scheduler.num_running > 1:
+            self._give_way(self._images, plan, error.rows)
         elif drafted.num_drafts:
             self._run_again(plan, range(len(plan.rows)))
         elif len(plan.rows) == 1:
@@ -434,15 +434,30 @@ class StepEngine:
             self._run_again(plan, range(half))
             self._run_again(plan, range(half, len(plan.rows)))
 
-    def _give_way(self, plan: StepPlan, blind: Rows[int]) -> None:
-        """Takes out the rows for whose images there is no room; if nothing else runs, the first of
-        them gets the room of the others.
+    def _give_way(self, images: ImageStore, plan: StepPlan, blind: Rows[int]) -> None:
+        """Takes out rows for whose images there is no room; they wait until there is. Only the
+        oldest of all that run does not: it gets the room of the newest, so it always advances.
         """
-        if len(blind) == self.scheduler.num_running > 1:
-            blind = blind[1:]
-        for i in blind:
-            self._preempt(plan.rows[i].sequence)
-        self._run_again(plan, [i for i in range(len(plan.rows)) if i not in set(blind)])
+        oldest = self.scheduler.oldest
+        rows = [plan.rows[i] for i in blind]
+        for row in rows:
+            if row.sequence is not oldest:
+                self._preempt(row.sequence)
+        for row in rows:
+            while row.sequence is oldest and self.scheduler.num_running > 1:
+                if self._sees(images, row):
+                    break
+                self._preempt(self.scheduler.newest)
+        self._run_again(plan, range(len(plan.rows)))
+
+    def _sees(self, images: ImageStore, row: PlannedRow) -> bool:
+        """Whether there is room for the images of a row; then they are there."""
+        try:
+            self._encode(images, StepPlan((row,)))
+        except Exception as error:
+            # whatever else is wrong is wrong again when the row is run
+            return not isinstance(error, ImagesDoNotFit)
+        return True
 
     def _preempt(self, sequence: Sequence) -> None:
         self.scheduler.preempt(sequence)

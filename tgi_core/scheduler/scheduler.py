@@ -61,6 +61,16 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def oldest(self) -> Sequence:
+        """The running sequence that never gives way; there must be one."""
+        return self._running[0]
+
+    @property
+    def newest(self) -> Sequence:
+        """The running sequence that gives way first; there must be one."""
+        return self._running[-1]
+
+    @property
     def running_max_tokens(self) -> int:
         """What the running sequences could grow to."""
         return sum(s.num_prompt + s.request.stop.max_new_tokens for s in self._running)
@@ -322,7 +332,7 @@ class Scheduler:
         Rows are planned in the order of keys, so a victim has no row in this step yet.
         """
         while not self._cache.grow(sequence.seq, length):
-            victim = self._running[-1]
+            victim = self.newest
             if victim.pending is not None:  # its token in flight would be lost
                 return False
             self.preempt(victim)

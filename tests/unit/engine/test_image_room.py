@@ -10,7 +10,8 @@ import numpy as np
 
 from tests.engines import fake_engine, generate, requests
 from tests.pictures import PLACEHOLDER, cached, picture, run_failing, show
-from tgi_core.contract import PendingLogits, RequestFailed, Step, TokenEvent
+from tgi_core.contract import PendingLogits, Request, RequestFailed, Step, StopRule, TokenEvent
+from tgi_core.engine.limits import EngineLimits
 from tgi_core.errors import OutOfMemory
 from tgi_core.testing.fake import FakeBackend, FakeShape
 
@@ -67,6 +68,43 @@ def test_images_without_room_wait_and_no_other_step_is_torn_apart() -> None:
     assert tokens == expected
     assert engine.scheduler.num_preemptions
     assert not engine._images._held
+
+
+class Shared(FakeBackend):
+    """Images have the room of tokens: for one a quarter of the cache must be free."""
+
+    def encode_image(self, pixels: Any) -> Any:
+        if self.stats().cache_tokens_used > 96:
+            raise OutOfMemory("there is no room for an image")
+        return super().encode_image(pixels)
+
+
+def test_the_oldest_gets_room_for_its_image_from_those_that_hold_tokens() -> None:
+    """Else each is in the way of the next, and none ever ends."""
+    wanted = [late(f"r{i}", place) for i, place in enumerate((2, 3, 3, 0))]
+    expected = {}
+    for request in wanted:
+        expected |= generate(fake_engine(images=True), [request])
+    limits = EngineLimits(max_chunk_tokens=7, max_step_tokens=33)
+    engine = fake_engine(limits, Shared(FakeShape(images=True, cache_tokens=128)))
+    for request in wanted:
+        engine.submit(request)
+    tokens: dict[str, list[int]] = {request.request_id: [] for request in wanted}
+    for _ in range(1000):
+        for event in engine.poll(0.01):
+            assert not isinstance(event, RequestFailed), event
+            if isinstance(event, TokenEvent):
+                tokens[event.request_id] += event.tokens
+    assert tokens == expected
+    assert engine.scheduler.num_preemptions
+
+
+def late(name: str, place: int) -> Request:
+    """Shows an image in its second part, or in a later one."""
+    begin = 9 + 5 * place
+    prompt = (*range(10, 10 + begin), *[PLACEHOLDER] * 9, 8)
+    image = picture(b"image %d" % place, (begin, begin + 9))
+    return Request(request_id=name, prompt=prompt, images=(image,), stop=StopRule(max_new_tokens=6))
 
 
 def test_parked_sequences_make_room_for_an_image() -> None:
