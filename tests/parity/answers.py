@@ -130,7 +130,10 @@ ANSWERS: dict[str, Rows] = {
             "tests/e2e/test_termination.py::test_a_model_of_the_hub_is_served_by_its_name",
         ),
         "validation_workers": yes(_WIRE, "always TGI's default, 2; nothing here has such workers"),
-        "docker_label sha": yes(_WIRE, "null, as TGI outside its image"),
+        "docker_label": yes(
+            _OPS + "test_the_image_is_named_if_there_is_one", "null outside of images"
+        ),
+        "sha": yes(_WIRE, "null, as TGI outside its image"),
     },
     "ModelInfo": {
         "id object owned_by": yes(_OPS + "test_models_lists_the_one_model"),

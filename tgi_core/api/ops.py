@@ -98,7 +98,7 @@ class OpsRoutes:
                 router="text-generation-router",
                 version=__version__,
                 sha=None,
-                docker_label=None,
+                docker_label=self._service.docker_label,
                 adapters=list(names) if names else msgspec.UNSET,
                 input_modalities=["text", "image"] if model.images else msgspec.UNSET,
                 backend=model.backend or msgspec.UNSET,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from uuid import uuid4
 
+from tgi_core import __version__
 from tgi_core.api.adapters import Adapters
 from tgi_core.api.admission import Admission
 from tgi_core.api.caller import Caller
@@ -85,6 +86,8 @@ class Service:
     limits: ApiLimits
     model: ServedModel | None = None
     observer: Observer = field(default_factory=Observer)
+    docker_label: str | None = None
+    """What the image is called that this runs in."""
     draining: bool = False
     """Set when the server is about to end: it finishes what it has and takes nothing new."""
     started: float = field(default_factory=time.time)
@@ -102,6 +105,11 @@ class Service:
         self.observer.metrics.set_limits(
             model.limits.max_input_tokens, model.limits.max_total_tokens
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """For answers of OpenAI's: version and image, as TGI tells them."""
+        return f"{__version__}-{self.docker_label or 'native'}"
 
     @property
     def ready(self) -> bool:

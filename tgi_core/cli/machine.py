@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from tgi_core import __version__
-from tgi_core.config.sources import environment
+from tgi_core.config.sources import docker_label
 from tgi_core.contract import available_bytes
 from tgi_core.plugin.catalog import PluginKind, installed
 
@@ -25,7 +25,7 @@ def describe() -> str:
         "machine": platform.machine(),
         "cpus": _num_cpus(),
         "memory available": f"{available_bytes() / 2**30:.1f} GiB",
-        "docker label": environment().get("DOCKER_LABEL", "none"),
+        "docker label": docker_label() or "none",
         "backends": ", ".join(backends) or "none",
         "libraries": ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES),
     }

@@ -33,6 +33,7 @@ from tgi_core.config.settings import (
     Settings,
     TraceSettings,
 )
+from tgi_core.config.sources import docker_label
 from tgi_core.contract import EngineInfo, Feature, ModelFiles, RequestSink, Tokenizer
 from tgi_core.engine.supervise import Supervisor
 from tgi_core.engine.trials import GrammarTrials
@@ -89,6 +90,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
     service = Service(
         engine=supervisor,
         limits=_api_limits(settings.server),
+        docker_label=docker_label(),
         observer=Observer(_sinks(plugins, settings.traces)),
     )
     http = HTTPServer(

@@ -45,6 +45,11 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def docker_label() -> str | None:
+    """What the image is called that this runs in; None outside of images."""
+    return os.environ.get("DOCKER_LABEL") or None
+
+
 def set_variable(name: str, value: str) -> None:
     """Sets a variable for libraries that read the environment themselves."""
     os.environ[name] = value

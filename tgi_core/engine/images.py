@@ -152,12 +152,15 @@ class ImageStore:
                 held.encoded_for.add(row.sequence.request.request_id)
                 shown.encoded = held.encoded
 
-    def computed(self, row: PlannedRow) -> None:
-        """A step was done with this row: the vectors that it used up are freed."""
+    def computed(self, row: PlannedRow) -> bool:
+        """A step was done with this row; whether it used vectors up, which are freed."""
+        used_up = False
         for shown, image in _images(row):
             if shown.encoded is not None and shown.ends_before(row.end):
                 shown.encoded = None
                 _let_go(self._held[image.digest], row.sequence.request.request_id)
+                used_up = True
+        return used_up
 
     def _show(self, sequence: Sequence, read: list[ReadImage]) -> None:
         images = sequence.request.images

@@ -395,8 +395,8 @@ class StepEngine:
     def _note(self, row: PlannedRow) -> None:
         """Lets others share what a step has computed of a prompt."""
         sequence = row.sequence
-        if self._images is not None:
-            self._images.computed(row)
+        if self._images is not None and self._images.computed(row):
+            self.scheduler.room_was_given_back()
         # it may have been preempted since, and begun again
         holds = sequence.status is Status.RUNNING and sequence.num_computed >= row.end
         if holds and row.begin < sequence.num_prompt:
@@ -448,6 +448,9 @@ class StepEngine:
                 if self._sees(images, row):
                     break
                 self._preempt(self.scheduler.newest)
+        blinded = [row.sequence for row in rows if row.sequence.status is Status.WAITING]
+        if blinded:
+            self.scheduler.hold_back(min(blinded, key=lambda sequence: sequence.key))
         self._run_again(plan, range(len(plan.rows)))
 
     def _sees(self, images: ImageStore, row: PlannedRow) -> bool:

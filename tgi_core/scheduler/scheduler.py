@@ -42,6 +42,7 @@ class Scheduler:
         self._embedded_last = False
         # places of adapters, those stepped longest ago first; if a step can have one only
         self._turns: list[int] = []
+        self._held_back: Sequence | None = None
         self.num_preemptions = 0
         """Sequences that had to give way, ever."""
 
@@ -86,6 +87,7 @@ class Scheduler:
         elif sequence.status is Status.RUNNING:
             self._running.remove(sequence)
             self._cache.release(sequence.seq)
+            self._held_back = None
         sequence.seq, sequence.status = NO_SEQ, Status.FINISHED
 
     def finish(self, sequence: Sequence) -> None:
@@ -93,6 +95,7 @@ class Scheduler:
 
         Of one that was embedded nothing is kept: documents would push conversations out.
         """
+        self._held_back = None
         self._running.remove(sequence)
         if sequence.request.embedding:
             self._cache.release(sequence.seq)
@@ -160,7 +163,18 @@ class Scheduler:
         sequence.scored.clear()
         sequence.pooled = None
         self._waiting.add(sequence)
+        self._held_back = None
         self.num_preemptions += 1
+
+    def hold_back(self, sequence: Sequence) -> None:
+        """Something that a waiting sequence needs has no room: it is admitted when others have
+        given some back, or when none runs.
+        """
+        self._held_back = sequence
+
+    def room_was_given_back(self) -> None:
+        """Room that the cache does not know of."""
+        self._held_back = None
 
     def _plan_generation(self, rows: list[PlannedRow]) -> None:
         if not self._limits.one_adapter:
@@ -241,6 +255,8 @@ class Scheduler:
             sequence = self._waiting.first
             if sequence.request.embedding is not embedding:
                 break  # its turn is next
+            if sequence is self._held_back and self._running:
+                break
             if place is not None and sequence.adapter_place != place:
                 break
             if self._least(sequence) > budget:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tgi_core import __version__
 from tgi_core.config.settings import Compat
 
 UNHEALTHY = {"error": "unhealthy", "error_type": "healthcheck"}
@@ -60,6 +61,15 @@ def test_info_is_tgis_object(server):
         "sha",
         "docker_label",
     ]
+
+
+def test_the_image_is_named_if_there_is_one(server):
+    body = {"messages": [{"role": "user", "content": "a"}]}
+    for label in (None, "sha-1234-rocm"):
+        server.service.docker_label = label
+        assert server.get("/info").json["docker_label"] == label
+        fingerprint = server.post("/v1/chat/completions", body).json["system_fingerprint"]
+        assert fingerprint == f"{__version__}-{label or 'native'}"
 
 
 def test_models_lists_the_one_model(server):

@@ -23,9 +23,10 @@ class Crowded(FakeBackend):
         super().__init__(FakeShape(images=True))
         self.kept: dict[int, list[Any]] = {}
         self.made: list[weakref.ref[Any]] = []
-        self.num_steps = 0
+        self.num_steps = self.num_tries = 0
 
     def encode_image(self, pixels: Any) -> Any:
+        self.num_tries += 1
         if sum(one() is not None for one in self.made) >= 2:
             raise OutOfMemory("there is no room for another image")
         encoded = super().encode_image(pixels)
@@ -68,6 +69,17 @@ def test_images_without_room_wait_and_no_other_step_is_torn_apart() -> None:
     assert tokens == expected
     assert engine.scheduler.num_preemptions
     assert not engine._images._held
+
+
+def test_an_image_without_room_is_tried_again_when_room_was_given_back() -> None:
+    """Not in every step: others may look at it too, and it takes their time."""
+    backend = Crowded()
+    engine = fake_engine(backend=backend)
+    wanted = [show(f"r{i}", b"image %d" % i, max_new=40 + 20 * i) for i in range(4)]
+    answers = generate(engine, wanted)
+    assert [len(answers[request.request_id]) for request in wanted] == [40, 60, 80, 100]
+    assert backend.num_steps > 100
+    assert backend.num_tries < 15
 
 
 class Shared(FakeBackend):

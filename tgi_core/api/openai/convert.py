@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from tgi_core import __version__
 from tgi_core.api.choice import Choice
 from tgi_core.api.errors import SuffixNotSupported, TooManyPrompts
 from tgi_core.api.grammar import format_or_grammar
@@ -45,19 +44,20 @@ class Head:
     id: str
     model: str
     manners: Manners
+    fingerprint: str
+    """Of the server."""
     created: int = field(default_factory=lambda: int(time.time()))
-    fingerprint: str = f"{__version__}-native"
 
 
-def chat_head(request: ChatRequest, model_id: str, manners: Manners) -> Head:
+def chat_head(request: ChatRequest, model_id: str, manners: Manners, fingerprint: str) -> Head:
     """Any model name is accepted and given back, except for the two that mean "the one here"."""
     name = request.model if request.model not in (None, "tgi") else model_id
-    return Head(f"chatcmpl-{uuid4().hex}", name or model_id, manners)
+    return Head(f"chatcmpl-{uuid4().hex}", name or model_id, manners, fingerprint)
 
 
-def completion_head(model_id: str, manners: Manners) -> Head:
+def completion_head(model_id: str, manners: Manners, fingerprint: str) -> Head:
     """As TGI, completions always name the model that is served."""
-    return Head(f"cmpl-{uuid4().hex}", model_id, manners)
+    return Head(f"cmpl-{uuid4().hex}", model_id, manners, fingerprint)
 
 
 def chat_wishes(request: ChatRequest, prompt: GuardedText) -> Wishes:

@@ -59,7 +59,7 @@ class OpenAIRoutes:
         answers = answer_format(model, wanted_tools(request), prompt.text)
         if answers.forced is not None:
             wishes = replace(wishes, grammar=answers.forced.grammar)
-        head = chat_head(request, model.model_id, self._manners)
+        head = chat_head(request, model.model_id, self._manners, self._service.fingerprint)
         if request.stream:
             events = self._events(exchange, model, len(prompt))
             await run_stream(
@@ -81,7 +81,7 @@ class OpenAIRoutes:
         model = self._service.ready_model()
         wishes = completion_wishes(request, self._service.limits.max_client_batch_size)
         num_chars = sum(len(wish.prompt) for wish in wishes if isinstance(wish.prompt, str))
-        head = completion_head(model.model_id, self._manners)
+        head = completion_head(model.model_id, self._manners, self._service.fingerprint)
         if request.stream:
             events = self._events(exchange, model, num_chars)
             await run_stream(
