@@ -26,8 +26,8 @@ that nothing is shared with what was computed before."""
 class ImagesDoNotFit(OutOfMemory):
     """There is no room now for the images of some rows of a plan; those of the others are there."""
 
-    def __init__(self, rows: tuple[int, ...], error: OutOfMemory) -> None:
-        super().__init__(str(error))
+    def __init__(self, rows: tuple[int, ...], message: str) -> None:
+        super().__init__(message)
         self.rows = rows
         """Indices into `StepPlan.rows`."""
 
@@ -127,15 +127,15 @@ class ImageStore:
             ImagesDoNotFit: the device has no room for some of them.
             BackendError: as `EncodesImages.encode_image`.
         """
-        without: dict[int, OutOfMemory] = {}
+        # not the errors: with this frame, they would keep images alive until garbage is collected
+        without: dict[int, str] = {}
         for place, row in enumerate(plan.rows):
             try:
                 self._encode(row)
             except OutOfMemory as error:
-                without[place] = error
+                without[place] = str(error)
         if without:
-            first = next(iter(without.values()))
-            raise ImagesDoNotFit(tuple(without), first) from first
+            raise ImagesDoNotFit(tuple(without), next(iter(without.values())))
 
     def forget_vectors(self, sequence: Sequence) -> None:
         """A sequence gave way: it holds no vectors until it needs them again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -80,6 +81,28 @@ def test_an_image_without_room_is_tried_again_when_room_was_given_back() -> None
     assert [len(answers[request.request_id]) for request in wanted] == [40, 60, 80, 100]
     assert backend.num_steps > 100
     assert backend.num_tries < 15
+
+
+def test_an_image_without_room_leaves_nothing_to_the_garbage_collector() -> None:
+    """Which would free images at any moment, and on one of several ranks alone."""
+    errors: list[weakref.ref[OutOfMemory]] = []
+
+    class Noting(Crowded):
+        def encode_image(self, pixels: Any) -> Any:
+            try:
+                return super().encode_image(pixels)
+            except OutOfMemory as error:
+                errors.append(weakref.ref(error))
+                raise
+
+    engine = fake_engine(backend=Noting())
+    wanted = [show(f"r{i}", b"image %d" % i) for i in range(4)]
+    gc.disable()
+    try:
+        generate(engine, wanted)
+        assert errors and not any(error() for error in errors)
+    finally:
+        gc.enable()
 
 
 class Shared(FakeBackend):
