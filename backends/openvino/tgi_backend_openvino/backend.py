@@ -28,6 +28,7 @@ from tgi_backend_openvino.form import MANIFEST, read_manifest
 from tgi_backend_openvino.graph import GraphFacts, cache_names, read_graph
 from tgi_backend_openvino.inference import Inference
 from tgi_backend_openvino.mapped import give_back
+from tgi_backend_openvino.merged import merge_products
 from tgi_backend_openvino.parts import part_of
 from tgi_backend_openvino.quantize import check_quantization
 from tgi_backend_openvino.store import Converted, converted, default_folder
@@ -97,6 +98,7 @@ class OpenVinoBackend:
         properties = _properties(request, device, dtype)
         linears = linear_nodes(graph, facts.linears)
         shapes = {name: linear_shape(node) for name, node in linears.items()}
+        merge_products(graph, linears)
         compiled = core.compile_model(graph, device, properties)
         # the graph and its file are a second copy of what compiling has rearranged
         del graph, linears
