@@ -8,6 +8,7 @@ it recognises by these two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -21,10 +22,11 @@ def merge_products(graph: ov.Model, nodes: Mapping[str, ov.Node]) -> None:
         graph: changed in place.
         nodes: products with weights, by their layers' names.
     """
-    groups: dict[tuple[str, str, int], list[ov.Node]] = {}
+    groups: dict[tuple[Any, ...], list[ov.Node]] = {}
     for name, node in nodes.items():
-        source = node.input_value(0)
-        key = name.rpartition(".")[0], source.get_node().get_name(), source.get_index()
+        source, stored = node.input_value(0), str(_stored(node).get_element_type())
+        module = name.rpartition(".")[0]
+        key = module, source.get_node().get_name(), source.get_index(), stored
         groups.setdefault(key, []).append(node)
     for group in groups.values():
         if len(group) >= 3 and all(map(_is_plain, group)):
@@ -33,22 +35,26 @@ def merge_products(graph: ov.Model, nodes: Mapping[str, ov.Node]) -> None:
 
 
 def _is_plain(node: ov.Node) -> bool:
-    """Whether its weights are numbers as they are, and it has no bias, which the plugin would no
-    longer add in the product.
+    """Whether its weights are numbers as they are, and its alone; and it has no bias, which the
+    plugin would no longer add in the product.
     """
-    weights = node.input_value(1).get_node()
-    if weights.get_type_name() == "Convert":
-        weights = weights.input_value(0).get_node()
+    stored = _stored(node)
+    floats = stored.get_type_name() == "Constant" and stored.get_element_type().is_real()
+    shared = len(node.input_value(1).get_target_inputs()) > 1
     users = [target.get_node() for target in node.output(0).get_target_inputs()]
-    biased = any(user.get_type_name() == "Add" and _adds_weights(user, node) for user in users)
-    floats = weights.get_type_name() == "Constant" and weights.get_element_type().is_real()
-    return floats and not biased
+    return floats and not shared and not any(map(_adds_weights, users))
 
 
-def _adds_weights(add: ov.Node, product: ov.Node) -> bool:
-    sources = [add.input_value(i).get_node() for i in range(2)]
-    [other] = [each for each in sources if each.get_name() != product.get_name()]
-    return other.get_type_name() in ("Constant", "Convert")
+def _stored(node: ov.Node) -> ov.Node:
+    """A product's weights, before they are converted to what it computes in."""
+    weights = node.input_value(1).get_node()
+    converted = weights.get_type_name() == "Convert"
+    return weights.input_value(0).get_node() if converted else weights
+
+
+def _adds_weights(node: ov.Node) -> bool:
+    sources = {each.get_node().get_type_name() for each in node.input_values()}
+    return node.get_type_name() == "Add" and not sources.isdisjoint(("Constant", "Convert"))
 
 
 def _merge(nodes: Sequence[ov.Node]) -> None:
@@ -58,8 +64,8 @@ def _merge(nodes: Sequence[ov.Node]) -> None:
     converts = first.input_value(1).get_node()
     if converts.get_type_name() == "Convert":
         # one that is there tells the plugin that it need not be computed
-        stored = [each.get_node().input_value(0) for each in weights]
-        converts.input(0).replace_source_output(ops.concat(stored, 0).output(0))
+        stored = ops.concat([_stored(node) for node in nodes], 0)
+        converts.input(0).replace_source_output(stored.output(0))
         converts.constructor_validate_and_infer_types()
         merged = converts
     else:
