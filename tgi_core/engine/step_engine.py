@@ -439,18 +439,15 @@ class StepEngine:
         oldest of all that run does not: it gets the room of the newest, so it always advances.
         """
         oldest = self.scheduler.oldest
-        rows = [plan.rows[i] for i in blind]
-        for row in rows:
-            if row.sequence is not oldest:
-                self._preempt(row.sequence)
-        for row in rows:
-            while row.sequence is oldest and self.scheduler.num_running > 1:
-                if self._sees(images, row):
-                    break
+        rows = {plan.rows[i].sequence: plan.rows[i] for i in blind}
+        favoured = rows.pop(oldest, None)
+        for sequence in rows:
+            self._preempt(sequence)
+        if favoured is not None:
+            while self.scheduler.num_running > 1 and not self._sees(images, favoured):
                 self._preempt(self.scheduler.newest)
-        blinded = [row.sequence for row in rows if row.sequence.status is Status.WAITING]
-        if blinded:
-            self.scheduler.hold_back(min(blinded, key=lambda sequence: sequence.key))
+        if rows:
+            self.scheduler.hold_back(min(rows, key=lambda sequence: sequence.key))
         self._run_again(plan, range(len(plan.rows)))
 
     def _sees(self, images: ImageStore, row: PlannedRow) -> bool:
