@@ -5,6 +5,7 @@ Imports nothing of ours, so that environments of clients can use it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -57,8 +58,10 @@ class Server:
         """The child process that holds the model."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         for pid in children.read_text().split():
-            if "tgi_core.engine.process" in Path(f"/proc/{pid}/cmdline").read_text():
-                return int(pid)
+            # one that was killed may be gone since it was listed
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if "tgi_core.engine.process" in Path(f"/proc/{pid}/cmdline").read_text():
+                    return int(pid)
         return None
 
     def wait_ready(self, timeout_s: float = 180) -> None:

@@ -8,8 +8,9 @@ import pytest
 from tgi_backend_openvino.convert import convert_for_serving
 from tgi_backend_openvino.plugin import accepts, probe, tgi_backend
 
+from tests.families import Driver
 from tgi_core.contract import DType, ModelFiles, ModelFormat
-from tgi_core.errors import UnsupportedModel, UsageError
+from tgi_core.errors import UsageError
 
 
 def files(path: Path, model_format: ModelFormat = ModelFormat.SAFETENSORS) -> ModelFiles:
@@ -87,10 +88,14 @@ def test_settings_that_cannot_be_honoured_are_refused(wishes, error, words, fami
         load(family_folder("llama"), **wishes)
 
 
-def test_a_type_that_the_cpu_lacks_is_refused(family_folder, load, monkeypatch):
-    monkeypatch.setattr("tgi_backend_openvino.device.computes", lambda *_: False)
-    with pytest.raises(UnsupportedModel, match="does not compute in bfloat16"):
-        load(family_folder("llama"), dtype=DType.BFLOAT16)
+def test_a_type_that_the_cpu_lacks_becomes_float32(family_folder, load, monkeypatch, caplog):
+    model = family_folder("llama")
+    monkeypatch.setattr(
+        "tgi_backend_openvino.device.computes", lambda core, device, dtype: dtype is DType.FLOAT32
+    )
+    for dtype in (DType.BFLOAT16, DType.FLOAT16):
+        Driver(load(model, dtype=dtype), model).check({0: [5, 6, 7]})
+        assert f"no instructions for {dtype.value}" in caplog.text
 
 
 def test_it_comes_before_the_torch_backend():
