@@ -252,3 +252,14 @@ def test_the_cpu_tells_want_of_memory_from_other_errors():
 
 def test_free_memory_is_a_plausible_number():
     assert 1 << 20 < CpuDevice().free_bytes() < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("flags", "emulated"), [("avx2 avx512f avx512_vnni", True), ("avx2 avx512f avx512_bf16", False)]
+)
+def test_bfloat16_that_would_be_emulated_is_nobodys_default(monkeypatch, flags, emulated):
+    monkeypatch.setattr("tgi_backend_torch.device.cpu_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
+    default = CpuDevice().default_dtype(torch.bfloat16)
+    assert default == (torch.float32 if emulated else torch.bfloat16)
+    assert CpuDevice().refuses(torch.bfloat16) is None
