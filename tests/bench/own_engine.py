@@ -5,8 +5,8 @@
         --weight-format fp16 EXPORTED
     python -m tests.bench.own_engine FOLDER EXPORTED --rounds 3
 
-Both compute in bfloat16 and get the same prompts of token ids, in the lengths of `tgi bench`, in a
-closed loop. They take turns within seconds; a ratio is the median of the rounds'.
+Both compute in one type, `--dtype`, and get the same prompts of token ids, in the lengths of
+`tgi bench`, in a closed loop. They take turns within seconds; a ratio is the median of the rounds'.
 `openvino-genai` may be in another environment of the same Python: add its site-packages to
 PYTHONPATH behind this one's.
 """
@@ -23,10 +23,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import openvino
 import openvino_genai  # type: ignore[import-not-found]
+from tgi_backend_openvino.device import PRECISIONS
 
 from tests.bench.compare import REQUESTS
 from tests.bench.step_time import closed_loop, request, started_engine
-from tgi_core.contract import Request
+from tgi_core.contract import DType, Request
 
 Loop = Callable[[Sequence[Request], int], int]
 """Runs requests, so many at once: the number of their output tokens."""
@@ -38,8 +39,12 @@ def main() -> int:
     parser.add_argument("exported")
     parser.add_argument("--streams", default="1,4,16,32")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     args = parser.parse_args()
-    loops = {"openvino-genai": theirs(args.exported), "ours": ours(args.folder)}
+    loops = {
+        "openvino-genai": theirs(args.exported, args.dtype),
+        "ours": ours(args.folder, args.dtype),
+    }
     print("| streams | openvino-genai, tokens/s | ours | ratio, each round | median |")
     print("|--:|--:|--:|---|--:|")
     for streams in [int(text) for text in args.streams.split(",")]:
@@ -58,13 +63,13 @@ def main() -> int:
     return 0
 
 
-def ours(folder: str) -> Loop:
+def ours(folder: str, dtype: str) -> Loop:
     """The whole engine: scheduler, sampler and backend."""
-    engine = started_engine(folder, "openvino", "bfloat16")
+    engine = started_engine(folder, "openvino", dtype)
     return lambda requests, streams: closed_loop(engine, requests, streams)
 
 
-def theirs(exported: str) -> Loop:
+def theirs(exported: str, dtype: str) -> Loop:
     """Its continuous batching, with the sizes that ours has: 512 tokens a step, prefixes shared."""
     config = openvino_genai.SchedulerConfig()
     config.cache_size = 2
@@ -72,8 +77,12 @@ def theirs(exported: str) -> Loop:
     config.max_num_seqs = 64
     config.enable_prefix_caching = True
     config.dynamic_split_fuse = True
+    precision = PRECISIONS[DType(dtype)]
     pipe = openvino_genai.ContinuousBatchingPipeline(
-        exported, config, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16"}
+        exported,
+        config,
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": precision, "KV_CACHE_PRECISION": precision},
     )
 
     def loop(requests: Sequence[Request], streams: int) -> int:
