@@ -250,7 +250,7 @@ def test_no_weight_is_read_and_next_to_no_memory_is_taken(tmp_path):
     save_file(
         {"model.norm.weight": torch.ones(4096, dtype=torch.bfloat16)}, folder / "model.safetensors"
     )
-    plan = plan_model(request_for(folder, dtype=None, cache_tokens=None), 24 << 30)
+    plan = plan_model(request_for(folder, dtype=DType.BFLOAT16, cache_tokens=None), 24 << 30)
     numbers = 6_738_415_616
     assert plan.weights_bytes == pytest.approx(2 * numbers, rel=0.001)
     assert plan.cell_bytes == 2 * 2 * 32 * 4096
