@@ -39,7 +39,7 @@ def choose_dtype(core: ov.Core, device: str, wanted: DType | None, weights: str)
 
     Without a wish: float32 for weights in float32, else bfloat16 where the device computes it. A
     wish for 16 bits that the device has no instructions for becomes float32, with a warning: what
-    OpenVINO does instead of them took more than a hundred times as long on a CPU with AVX-512.
+    OpenVINO does instead of them took 20 to 40 times as long on a CPU with AVX-512.
     """
     if wanted is None:
         fast = computes(core, device, DType.BFLOAT16) and weights != "float32"
