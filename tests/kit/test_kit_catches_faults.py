@@ -45,7 +45,7 @@ CAUGHT_BY = {
     "GivesAllRowsTheFirstAdapter": "test_rows_of_several_adapters_equal_each_alone",
     "GivesDecodingRowsNoAdapter": "test_chunks_and_decoding_with_an_adapter_equal_the_whole",
     "KeepsTheOldAdapterAtAPlace": "test_place_is_the_new_adapters_alone",
-    "AdaptsTheBaseModelToo": "test_base_rows_are_the_same_to_the_bit",
+    "AdaptsTheBaseModelToo": "test_base_rows_are_the_base_models",
     "TakesAnythingForAnAdapter": "test_bad_adapter_is_refused_and_changes_nothing",
     "ClaimsNoAdapters": "test_adapters_are_held_if_and_only_if_they_are_claimed",
     "IgnoresImages": "test_an_image_changes_the_logits",

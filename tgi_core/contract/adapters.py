@@ -81,6 +81,7 @@ class HoldsAdapters(Protocol):
         """Puts what `read_adapter` returned at a place from 1 to `LoadRequest.max_adapters`.
 
         Called between steps; a step that was started before still computes with what was there.
-        None empties the place. Rows with `Step.adapter` 0 are the base model's, to the bit.
+        None empties the place. Rows with `Step.adapter` 0 are the base model's: to the bit in steps
+        without adapters, and beside rows that have one as exactly as beside any neighbour.
         """
         ...

@@ -3,9 +3,14 @@
 import pytest
 import torch
 import transformers
+from tgi_backend_cuda import fused as fusing
 from tgi_backend_cuda.fused import Fused, fuse
+from tgi_backend_cuda.products import Products
 from tgi_backend_torch.attention import IMPLEMENTATION
+from tgi_backend_torch.replaced import Call
 from tgi_backend_torch.trial import try_model
+from torch import nn
+from torch.nn import functional
 
 from tests.families import FAMILIES, GQA
 from tests.paged import DEVICE, SMALL
@@ -34,6 +39,39 @@ def test_experts_that_a_few_tokens_choose_are_fused():
     assert fuse(model, SMALL) == Fused(
         norms=5, rotaries=1, routers=2, experts=2, attentions=2, layers=2
     )
+
+
+class GivesTheChoiceFirst(nn.Module):
+    """A router of Granite's, say."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.top_k = nn.Parameter(torch.randn(5, 8, dtype=dtype)), 2
+
+    def forward(self, hidden_states):
+        logits = functional.linear(hidden_states, self.weight).float()
+        top, chosen = logits.topk(self.top_k, dim=-1)
+        return chosen, top.softmax(-1).type_as(hidden_states), logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_router_may_give_what_it_chose_first(dtype):
+    router = GivesTheChoiceFirst(dtype).to(DEVICE)
+    x = torch.randn(3, 8, dtype=dtype, device=DEVICE)
+    before = router(x)
+    assert fusing._fuse_router(Call(router, (x,), {}, before), Products(SMALL))
+    for rows in (slice(0, 1), slice(0, 2)):
+        for found, expected in zip(router(x[rows]), before, strict=True):
+            torch.testing.assert_close(found, expected[rows], atol=0.02, rtol=0.02)
+
+
+def test_what_may_be_no_expert_is_not_looked_up():
+    """It would end a GPU's process."""
+    logits, scores, chosen = torch.rand(3, 5), torch.rand(3, 2), torch.tensor([[0, 1]] * 3)
+    assert fusing._order_of_router((scores, chosen, logits), 5, 2) == [2, 0, 1]
+    for result in ((logits, chosen), (logits, logits, chosen), logits, (chosen, chosen, logits)):
+        assert fusing._order_of_router(result, 5, 2) is None
+    assert fusing._order_of_router((scores, scores, chosen), 2, 2) is None
 
 
 @pytest.mark.parametrize(

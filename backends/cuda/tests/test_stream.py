@@ -75,7 +75,7 @@ def test_chosen_experts_are_added_up_by_what_they_count():
 @torch.no_grad()
 def test_a_router_chooses_the_most_probable_experts():
     x, weight = random(2, 40), random(6, 40, seed=1)
-    logits, scores, chosen = PRODUCTS.router(x, weight, 3, torch.float32)
+    logits, scores, chosen = PRODUCTS.router(x, weight, 3, torch.float32, torch.float32)
     torch.testing.assert_close(logits, functional.linear(x, weight))
     top = logits.softmax(1).topk(3, dim=1)
     assert torch.equal(chosen, top.indices)

@@ -7,7 +7,7 @@ layers; a layer that an adapter has hooked computes as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,8 +96,12 @@ def _is_router(module: nn.Module) -> bool:
 
 
 def _is_experts(module: nn.Module) -> bool:
-    weights = [getattr(module, name, None) for name in ("gate_up_proj", "down_proj")]
-    return all(isinstance(weight, nn.Parameter) and weight.dim() == 3 for weight in weights)
+    """With weights (experts, 2 * inner, size) and (experts, size, inner)."""
+    both, down = (getattr(module, name, None) for name in ("gate_up_proj", "down_proj"))
+    if not all(isinstance(weight, nn.Parameter) and weight.dim() == 3 for weight in (both, down)):
+        return False
+    experts, size, inner = down.shape
+    return both.shape == (experts, 2 * inner, size)
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -206,23 +210,45 @@ def _fuse_router(call: Call, products: Products) -> bool:
     module: Any = call.module
     if not _is_router(module):
         return False
-    original, num_choices, scores = module.forward, module.top_k, call.result[1]
+    original, num_choices = module.forward, module.top_k
+    order = _order_of_router(call.result, len(module.weight), num_choices)
+    if order is None:
+        return False
+    dtypes = [x.dtype for x in call.result]
 
-    def forward(hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(hidden_states: Tensor) -> tuple[Tensor, ...]:
         flat = hidden_states.reshape(-1, hidden_states.shape[-1])
         if not products.is_short(flat):
-            result: tuple[Tensor, Tensor, Tensor] = original(hidden_states)
+            result: tuple[Tensor, ...] = original(hidden_states)
             return result
-        return products.router(flat, module.weight, num_choices, scores.dtype)
+        logits, scores = (dtypes[place] for place in order[:2])
+        found = products.router(flat, module.weight, num_choices, logits, scores)
+        return tuple(found[order.index(place)] for place in range(3))
 
-    def alike(call: Call, found: tuple[Tensor, Tensor, Tensor]) -> bool:
-        logits, scores, chosen = call.result
+    def alike(call: Call, found: tuple[Tensor, ...]) -> bool:
+        logits, scores, chosen = (call.result[place] for place in order)
+        our_logits, our_scores, ours = (found[place] for place in order)
         # of two that are as good as equal either may be chosen
-        ours, theirs = (logits.gather(1, experts) for experts in (found[2], chosen))
-        pairs = ((found[0], logits), (found[1], scores), (ours, theirs))
+        pairs = (
+            (our_logits, logits),
+            (our_scores, scores),
+            (logits.gather(1, ours), logits.gather(1, chosen)),
+        )
         return all(is_alike(*pair) for pair in pairs)
 
     return _take(call, forward, alike)
+
+
+def _order_of_router(result: Any, num_experts: int, num_choices: int) -> Sequence[int] | None:
+    """Where a router gives logits, scores and its choice; None if that cannot be told.
+
+    An index that is no expert's would end a GPU's process, so nothing is tried that may be one.
+    """
+    if not isinstance(result, tuple) or num_experts == num_choices:
+        return None
+    kinds = [(x.is_floating_point(), x.shape[-1]) for x in result if isinstance(x, Tensor)]
+    wanted = [(True, num_experts), (True, num_choices), (False, num_choices)]
+    return [kinds.index(kind) for kind in wanted] if sorted(kinds) == sorted(wanted) else None
 
 
 @torch.no_grad()

@@ -90,15 +90,20 @@ class Products:
         return weighted.sum(1)
 
     def router(
-        self, x: Tensor, weight: Tensor, num_choices: int, dtype: torch.dtype
+        self,
+        x: Tensor,
+        weight: Tensor,
+        num_choices: int,
+        logits_dtype: torch.dtype,
+        scores_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (T, experts) of x (T, size), the scores (T, K) of the K most probable experts, of
-        `dtype` and adding up to one, and which they are, int64 (T, K).
+        """Logits (T, experts) of x (T, size), the scores (T, K) of the K most probable experts,
+        which add up to one, and which they are, int64 (T, K).
         """
         arch, num_tokens = self._arch, len(x)
         num_experts, size = weight.shape
-        logits = x.new_empty(num_tokens, num_experts)
-        scores = x.new_empty(num_tokens, num_choices, dtype=dtype)
+        logits = x.new_empty(num_tokens, num_experts, dtype=logits_dtype)
+        scores = x.new_empty(num_tokens, num_choices, dtype=scores_dtype)
         chosen = x.new_empty(num_tokens, num_choices, dtype=torch.int64)
         choose[(num_tokens,)](
             logits,

@@ -112,8 +112,8 @@ def choose(
 ):  # fmt: skip
     """The most probable experts of each token, one program for each.
 
-    logits (T, EXPERTS) = x (T, SIZE) times weight (EXPERTS, SIZE) transposed; chosen int64
-    (T, CHOICES), and scores (T, CHOICES) their probabilities, which add up to one.
+    logits (T, EXPERTS) = x (T, SIZE) times weight (EXPERTS, SIZE) transposed, rounded as x is;
+    chosen int64 (T, CHOICES), and scores (T, CHOICES) their probabilities, which add up to one.
     """
     if EARLY:
         cuda.gdc_launch_dependents()
@@ -127,7 +127,7 @@ def choose(
     if EARLY:
         cuda.gdc_wait()
     numbers = tl.load(x + token * SIZE + column, inside, other=0.0).to(tl.float32)
-    result = tl.sum(w.to(tl.float32) * numbers[None, :], 1).to(logits.dtype.element_ty)
+    result = tl.sum(w.to(tl.float32) * numbers[None, :], 1).to(x.dtype.element_ty)
     tl.store(logits + token * EXPERTS + expert, result, there)
     left = tl.where(there, result.to(tl.float32), float("-inf"))
     highest = tl.max(left, 0)
