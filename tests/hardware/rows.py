@@ -227,7 +227,7 @@ ROWS = (
         FEW_BITS,
         "rocm",
         Seen.SIMULATOR,
-        "backends/cuda/tests/test_few_bits.py::test_torchs_int4_computes_what_unpacking_gives",
+        "backends/cuda/tests/test_few_bits.py::test_ours_computes_what_unpacking_gives",
     ),
     Row(
         CACHE,

@@ -1,8 +1,7 @@
-"""Kernels for weights in few bits that need a GPU, on the CPU: Marlin's, and torch's for 4 bits.
+"""Marlin's kernels for weights in few bits, which need a GPU, on the CPU.
 
-They have the signatures of kernels-community/vllm-quantization, version 0, and of torch 2.13,
-refuse what those refuse, and look for each number where a GPU's thread would. Only rounding is not
-theirs.
+They have the signatures of kernels-community/vllm-quantization, version 0, refuse what those
+refuse, and look for each number where a GPU's thread would. Only rounding is not theirs.
 """
 
 from __future__ import annotations
@@ -130,56 +129,3 @@ def hub(library: MarlinLibrary) -> ModuleType:
 
     module.get_kernel = get_kernel
     return module
-
-
-@dataclass(slots=True)
-class Int4Ops:
-    """`torch._convert_weight_to_int4pack` and `_weight_int4pack_mm` of a GPU."""
-
-    amd: bool = False
-    wrong: bool = False
-    multiplied: int = 0
-
-    def pack(self, weight: Tensor, tiles: int) -> Tensor:
-        outputs, inputs = weight.shape[0], weight.shape[1] * 2
-        check(weight.dtype == torch.uint8 and weight.is_contiguous(), "uint8")
-        check(tiles in (2, 4, 8) and inputs % (16 * tiles) == 0, "tiles")
-        check(outputs % (16 if self.amd else 8) == 0, "outputs")
-        k = np.arange(inputs)
-        pairs = weight.numpy().astype(np.uint32)[:, k // 2]
-        numbers = np.where(k % 2 == 0, pairs >> 4, pairs & 15)
-        out = np.zeros(outputs * inputs // 8, np.uint32)
-        index, shift = self.places(outputs, inputs, tiles)
-        np.bitwise_or.at(out, index, numbers.astype(np.uint32) << shift)
-        shape = (outputs // 8, inputs // 16 // tiles, 32, tiles // 2)
-        return torch.from_numpy(out.view(np.int32)).view(shape)
-
-    def places(self, outputs: int, inputs: int, tiles: int) -> tuple[np.ndarray, np.ndarray]:
-        n, k = np.indices((outputs, inputs))
-        outer, of_tile, odd = k // (16 * tiles), k % 16, k % 2
-        pair, second = k % (16 * tiles) // 32, k // 16 % 2
-        if self.amd:
-            high, lane, lanes = 16, of_tile // 4 * 16 + n % 16, 64
-            byte = second * 2 + of_tile // 2 % 2
-        else:
-            high, lane, lanes = 8, n % 8 * 4 + of_tile % 8 // 2, 32
-            byte = second * 2 + of_tile // 8
-        thread = (n // high * (inputs // 16 // tiles) + outer) * lanes + lane
-        return thread * (tiles // 2) + pair, (4 * (byte + 4 * odd)).astype(np.uint32)
-
-    def multiply(self, x: Tensor, packed: Tensor, size: int, scales_and_zeros: Tensor) -> Tensor:
-        outputs, tiles = packed.shape[0] * 8, packed.shape[3] * 2
-        inputs = packed.shape[1] * tiles * 16
-        check(x.dtype == torch.bfloat16 and x.is_contiguous() and x.shape[1] == inputs, "x")
-        check(packed.dtype == torch.int32 and packed.is_contiguous(), "packed")
-        check(size in (32, 64, 128, 256) and inputs % size == 0, "groups")
-        check(scales_and_zeros.shape == (inputs // size, outputs, 2), "scales")
-        check(scales_and_zeros.dtype == torch.bfloat16, "scales are bfloat16")
-        self.multiplied += 1
-        index, shift = self.places(outputs, inputs, tiles)
-        words = packed.numpy().view(np.uint32).reshape(-1)
-        numbers = torch.from_numpy(((words[index] >> shift) & 15).astype(np.float32))
-        scales, zeros = (spread(each, size).t() for each in scales_and_zeros.float().unbind(-1))
-        if self.wrong:
-            numbers = numbers.roll(1, 1)
-        return (x.float() @ ((numbers - 8) * scales + zeros).t()).bfloat16()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tgi_backend_cuda.chip import describe, nvidia_chip
 from tgi_backend_cuda.device import GpuDevice
-from tgi_backend_cuda.int4 import Int4, Int4Weight, unpack_amd, unpack_nvidia
+from tgi_backend_cuda.groups import Groups, GroupsWeight
 from tgi_backend_cuda.marlin import Marlin, MarlinWeight
 from tgi_backend_torch.quant import choice
 from tgi_backend_torch.quant.codebook import NF4, to_codebook
@@ -26,7 +26,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.lazy_driver import LazyDriver
-from tests.simulators.few_bits import Int4Ops, MarlinLibrary, hub
+from tests.paged import DEVICE, SMALL
+from tests.simulators.few_bits import MarlinLibrary, hub
 
 OUTPUTS, INPUTS = 192, 256
 
@@ -72,17 +73,15 @@ MARLIN = {
         scales=torch.tensor([[[0.001], [0.003]]], dtype=dtype).repeat(OUTPUTS, 1, 1),
     ),
 }
-INT4 = {
-    "4 bits": lambda: in_groups(torch.bfloat16, size=32),
-    "zero points": lambda: in_groups(torch.bfloat16, size=128, zeros="drawn"),
-    "one group": lambda: in_groups(torch.bfloat16, size=512, inputs=512),
-    "two tiles together": lambda: in_groups(torch.bfloat16, size=32, inputs=96),
-    "2 bits": lambda: in_groups(torch.bfloat16, bits=2, zeros="drawn"),
+OURS = {
+    **MARLIN,
+    "8 bits, zero points": lambda dtype: in_groups(dtype, bits=8, zeros="drawn"),
+    "groups across the halves": lambda dtype: in_groups(dtype, size=48, inputs=240),
+    "groups of 24": lambda dtype: in_groups(dtype, size=24, inputs=192),
+    "few outputs": lambda dtype: in_groups(dtype, outputs=5),
+    "an odd number of inputs": lambda dtype: in_groups(dtype, size=7, inputs=35),
 }
 NOT_TAKEN = {
-    "8 bits, zero points": lambda: in_groups(torch.bfloat16, bits=8, zeros="drawn"),
-    "odd groups": lambda: in_groups(torch.bfloat16, size=48, inputs=384),
-    "few outputs": lambda: in_groups(torch.bfloat16, outputs=40),
     "a table": lambda: to_codebook(plain(), NF4, torch.bfloat16),
     "columns of any groups": lambda: scattered(in_groups(torch.bfloat16), torch.arange(128)),
 }
@@ -96,12 +95,12 @@ def layer_of(weight, device="cpu"):
     return layer
 
 
-def check_same(layer, before, device="cpu"):
+def check_same(layer, before, device="cpu", rows=(1, 7, 33, 300)):
     """For one row, some and many."""
     dtype = before.scales.dtype
     room = Room()
-    for rows in (1, 7, 33, 300):
-        x = torch.randn(rows, before.shape[1], device=device).to(dtype)
+    for many in rows:
+        x = torch.randn(many, before.shape[1], device=device).to(dtype)
         assert is_alike(layer(x), before.product(x, room))
 
 
@@ -110,19 +109,6 @@ def marlin(monkeypatch):
     library = MarlinLibrary()
     monkeypatch.setitem(sys.modules, "kernels", hub(library))
     return library
-
-
-@pytest.fixture
-def int4(monkeypatch):
-    """Whose order -> torch's operations of such a GPU."""
-
-    def make(**how):
-        ops = Int4Ops(**how)
-        monkeypatch.setattr(torch, "_convert_weight_to_int4pack", ops.pack)
-        monkeypatch.setattr(torch, "_weight_int4pack_mm", ops.multiply)
-        return ops
-
-    return make
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -138,115 +124,112 @@ def test_marlin_computes_what_unpacking_gives(name, dtype, marlin):
     check_same(layer, before)
 
 
-@pytest.mark.parametrize("amd", [False, True])
-@pytest.mark.parametrize("name", INT4)
-def test_torchs_int4_computes_what_unpacking_gives(name, amd, int4):
-    ops = int4(amd=amd)
-    before = INT4[name]()
-    layer = layer_of(before)
-    unpack = unpack_amd if amd else unpack_nvidia
-    choice.choose(nn.Sequential(layer), torch.bfloat16, [Int4(unpack)])
-    assert isinstance(layer.held, Int4Weight)
-    assert layer.held.shape == before.shape
-    check_same(layer, before)
-    asked = ops.multiplied
-    layer(torch.zeros(300, before.shape[1], dtype=torch.bfloat16))
-    assert ops.multiplied == asked, "many rows are multiplied with what is unpacked"
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", OURS)
+@torch.inference_mode()
+def test_ours_computes_what_unpacking_gives(name, dtype):
+    """On a GPU by the kernels themselves, else by Triton's interpreter."""
+    layer = layer_of(OURS[name](dtype), DEVICE)
+    before = layer.held
+    choice.choose(nn.Sequential(layer), dtype, [Groups(arch=SMALL, float8=True)])
+    assert isinstance(layer.held, GroupsWeight) and layer.held.shape == before.shape
+    check_same(layer, before, DEVICE, rows=(1, 2, 3, 8, 40))
 
 
-def test_the_wrong_order_is_found_out_by_many_rows(int4, caplog):
-    int4(amd=True)
-    layer = layer_of(INT4["4 bits"]())
-    choice.choose(nn.Sequential(layer), torch.bfloat16, [Int4(unpack_nvidia)])
-    assert not isinstance(layer.held, Int4Weight)
-    assert "with 200 rows" in caplog.text
+def test_a_chip_that_reads_no_fp8_leaves_it_to_torch():
+    kernel = Groups(arch=SMALL, float8=False)
+    assert kernel.ordered(to_float8(plain(), torch.bfloat16)) is None
+    assert kernel.ordered(to_int8(plain(), torch.bfloat16)) is not None
 
 
 @pytest.mark.parametrize("name", NOT_TAKEN)
-def test_what_no_kernel_takes_is_unpacked_and_nothing_is_downloaded(name, int4, monkeypatch):
+def test_what_no_kernel_takes_is_unpacked_and_nothing_is_downloaded(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "kernels", None)
-    ops = int4()
     layer = layer_of(NOT_TAKEN[name]())
     before = layer.held
     device_of().prepare(nn.Sequential(layer), torch.bfloat16)
-    assert layer.held is before and not ops.multiplied
+    assert layer.held is before
 
 
-def device_of(capability=(9, 0), **options):
+def device_of(capability=(8, 0), **options):
     device = GpuDevice("cuda", describe("a GPU", capability, 132, 1 << 36), LazyDriver())
     device.configure(options)
     return device
 
 
-def test_each_layer_gets_the_first_kernel_that_takes_it(marlin, int4):
-    ops = int4()
-    layers = [layer_of(in_groups(torch.bfloat16, inputs=inputs)) for inputs in (256, 192, 80)]
-    layers[2].hold(in_groups(torch.bfloat16, inputs=80, size=16), None)
+interpreted = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="Marlin's double computes where a GPU's Triton cannot"
+)
+
+
+@interpreted
+def test_each_layer_gets_the_first_kernel_that_takes_it(marlin):
+    layers = [layer_of(in_groups(torch.bfloat16, inputs=inputs)) for inputs in (256, 192)]
+    layers.append(layer_of(NOT_TAKEN["a table"]()))
     device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
     held = [type(layer.held).__name__ for layer in layers]
-    assert held == ["MarlinWeight", "Int4Weight", "GroupedWeight"]
-    assert marlin.multiplied and ops.multiplied
+    assert held == ["MarlinWeight", "GroupsWeight", "CodebookWeight"]
+    assert marlin.multiplied
 
 
+@interpreted
 @pytest.mark.parametrize(
-    ("device", "dtype"),
-    [
-        (device_of((7, 5)), torch.float16),
-        (device_of(), torch.float32),
-        (device_of(few_bits="off"), torch.bfloat16),
-    ],
+    ("device", "dtype"), [(device_of((7, 5)), torch.float16), (device_of(), torch.float32)]
 )
-def test_older_chips_float32_and_who_says_so_have_weights_unpacked(device, dtype, marlin, int4):
-    ops = int4()
+def test_older_chips_and_float32_have_ours(device, dtype, marlin):
     layer = layer_of(in_groups(dtype))
-    before = layer.held
     device.prepare(nn.Sequential(layer), dtype)
-    assert layer.held is before
-    assert not marlin.multiplied and not ops.multiplied
+    assert isinstance(layer.held, GroupsWeight)
+    assert not marlin.multiplied
 
 
-def test_a_kernel_that_differs_is_left_out_and_the_next_one_is_used(marlin, int4, caplog):
-    int4()
+def test_who_says_so_has_weights_unpacked(marlin):
+    layer = layer_of(in_groups(torch.bfloat16))
+    before = layer.held
+    device_of(few_bits="off").prepare(nn.Sequential(layer), torch.bfloat16)
+    assert layer.held is before and not marlin.multiplied
+
+
+@interpreted
+def test_a_kernel_that_differs_is_left_out_and_the_next_one_is_used(marlin, caplog):
     marlin.wrong = True
     layers = [layer_of(in_groups(torch.bfloat16)) for _ in range(3)]
     with caplog.at_level(logging.INFO):
         device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
-    assert all(isinstance(layer.held, Int4Weight) for layer in layers)
+    assert all(isinstance(layer.held, GroupsWeight) for layer in layers)
     told = [record.message for record in caplog.records if "not used" in record.message]
     assert len(told) == 1 and "Marlin" in told[0] and "with 1 rows" in told[0]
-    assert "torch's int4 3" in caplog.text
+    assert "ours 3" in caplog.text
 
 
-def test_without_the_package_it_is_said_how_to_get_it(int4, monkeypatch, caplog):
-    int4()
+@interpreted
+def test_without_the_package_it_is_said_how_to_get_it(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "kernels", None)
     layers = [layer_of(in_groups(torch.bfloat16)) for _ in range(2)]
     device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
-    assert all(isinstance(layer.held, Int4Weight) for layer in layers)
+    assert all(isinstance(layer.held, GroupsWeight) for layer in layers)
     assert caplog.text.count("tgi-backend-cuda[marlin]") == 1
 
 
-def test_a_kernel_that_fails_leaves_weights_as_they_were(marlin, int4, monkeypatch, caplog):
-    int4()
+def test_kernels_that_fail_leave_weights_as_they_were(marlin, monkeypatch, caplog):
     monkeypatch.setattr(MarlinLibrary, "gptq_marlin_gemm", lambda self, a: a)
+    monkeypatch.setattr(Groups, "ordered", lambda *given: 1 / 0)
     layer = layer_of(in_groups(torch.bfloat16))
     before = layer.held
-    monkeypatch.setattr(torch, "_convert_weight_to_int4pack", lambda *given: 1 / 0)
     device_of().prepare(nn.Sequential(layer), torch.bfloat16)
     assert layer.held is before
     assert "unexpected keyword" in caplog.text and "division by zero" in caplog.text
 
 
-def test_a_plan_tries_nothing(int4, caplog):
+def test_a_plan_tries_nothing(caplog):
     """Numbers are not there, so no kernel could be seen to be right."""
-    ops = int4()
     before = in_groups(torch.bfloat16)
     with FakeTensorMode() as mode:
         numbers, scales = map(mode.from_tensor, (before.numbers, before.scales))
         layer = layer_of(replace(before, numbers=numbers, scales=scales))
         device_of().prepare(nn.Sequential(layer), torch.bfloat16)
         assert isinstance(layer.held, GroupedWeight)
-    assert not ops.multiplied and not caplog.text
+    assert not caplog.text
 
 
 def test_want_of_memory_is_no_fault_of_a_kernel(marlin, monkeypatch):
@@ -312,13 +295,14 @@ def test_marlin_on_a_gpu_computes_what_unpacking_gives(name, dtype, marlins_own)
 
 
 @gpu
-@pytest.mark.parametrize("name", INT4)
+@pytest.mark.parametrize("name", OURS)
 @torch.inference_mode()
-def test_torchs_int4_on_a_gpu_computes_what_unpacking_gives(name):
-    layer = layer_of(INT4[name](), "cuda")
-    before = layer.held
-    choice.choose(nn.Sequential(layer), torch.bfloat16, [Int4(nvidia_chip().int4)])
-    assert isinstance(layer.held, Int4Weight)
-    check_same(layer, before, "cuda")
-    x = torch.randn(5, before.shape[1], device="cuda", dtype=torch.bfloat16)
-    assert is_alike(captured(layer, x), before.product(x, Room()))
+def test_graphs_hold_ours(name):
+    layer = layer_of(OURS[name](torch.bfloat16), "cuda")
+    before, chip = layer.held, nvidia_chip()
+    kernel = Groups(arch=chip.architecture, float8=chip.reads_float8)
+    choice.choose(nn.Sequential(layer), torch.bfloat16, [kernel])
+    assert isinstance(layer.held, GroupsWeight)
+    for rows in (1, 8, 40):
+        x = torch.randn(rows, before.shape[1], device="cuda", dtype=torch.bfloat16)
+        assert is_alike(captured(layer, x), before.product(x, Room()))

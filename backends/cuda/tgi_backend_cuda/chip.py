@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from tgi_backend_cuda.int4 import Unpack, unpack_nvidia
 from tgi_backend_cuda.tiles import Architecture, nvidia
 
 _AMPERE = (8, 0)
@@ -29,8 +28,11 @@ class Chip:
     """What keys and values can be kept in besides the model's dtype, by the operator's word."""
     marlin: bool = False
     """Whether Marlin's kernels are made for it."""
-    int4: Unpack | None = None
-    """Undoes the order that torch's own kernel for 4 bits wants; None: it has no such kernel."""
+
+    @property
+    def reads_float8(self) -> bool:
+        """Whether its instructions read e4m3 as checkpoints have it."""
+        return torch.float8_e4m3fn in self.cache_dtypes.values()
 
 
 def nvidia_chip(index: int = 0) -> Chip:
@@ -57,5 +59,4 @@ def describe(
         dtypes=frozenset(dtypes),
         cache_dtypes=fp8 if capability >= _FP8_FROM else {},
         marlin=capability >= _AMPERE,
-        int4=unpack_nvidia if capability >= _AMPERE else None,
     )

@@ -26,7 +26,7 @@ from tgi_backend_cuda.chip import Chip
 from tgi_backend_cuda.computing import GraphComputing
 from tgi_backend_cuda.driver import Driver
 from tgi_backend_cuda.fused import fuse
-from tgi_backend_cuda.int4 import Int4
+from tgi_backend_cuda.groups import Groups
 from tgi_backend_cuda.marlin import Marlin
 from tgi_core.contract import Capabilities, SizeDefaults
 from tgi_core.errors import UsageError
@@ -135,9 +135,7 @@ class GpuDevice:
         kernels: list[Kernel] = []
         if chip.marlin and dtype in (torch.float16, torch.bfloat16):
             kernels.append(Marlin(chip.architecture.multiprocessors))
-        if chip.int4 is not None and dtype == torch.bfloat16:
-            kernels.append(Int4(chip.int4))
-        return kernels
+        return [*kernels, Groups(arch=chip.architecture, float8=chip.reads_float8)]
 
     def computing(
         self, model: FlatModel, cache: PagedCache, limits: Capabilities

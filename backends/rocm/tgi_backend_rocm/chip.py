@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from tgi_backend_cuda.chip import Chip
-from tgi_backend_cuda.int4 import Unpack, unpack_amd
 from tgi_backend_cuda.tiles import Architecture, Tile
 
 
@@ -24,7 +23,6 @@ class _Kind:
     """MI300 reads fp8 of its own kind ("fnuz": no infinities, one zero, another bias); what comes
     after it reads everybody's."""
     extra: tuple[tuple[str, int], ...]
-    int4: Unpack | None = unpack_amd
 
 
 # A wave is 64 threads wide on CDNA, so four of them are as many as eight warps. Its compute units
@@ -56,7 +54,6 @@ _KINDS: Mapping[str, _Kind] = {
         prefill=Tile(rows=64, keys=32, warps=4, stages=1),
         fp8={},
         extra=(),
-        int4=None,
     ),
 }
 
@@ -89,7 +86,6 @@ def describe(name: str, arch: str, multiprocessors: int, total_bytes: int) -> Ch
         total_bytes=total_bytes,
         dtypes=frozenset({torch.float32, torch.float16, torch.bfloat16}),
         cache_dtypes=kind.fp8,
-        int4=kind.int4,
     )
 
 

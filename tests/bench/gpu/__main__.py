@@ -96,7 +96,7 @@ def run_part(command: list[str], seconds: float) -> tuple[str, bool]:
             lines.append(line.rstrip())
     if time.monotonic() >= deadline - 0.5:
         lines.append(f"ended after {seconds:.0f} s")
-    return "\n".join(lines[-80:]), process.returncode == 0
+    return "\n".join(lines[-200:]), process.returncode == 0
 
 
 def page_path(folder: Path) -> Path:

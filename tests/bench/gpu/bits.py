@@ -7,16 +7,18 @@ from functools import partial
 
 import torch
 from tgi_backend_cuda.chip import nvidia_chip
-from tgi_backend_cuda.int4 import Int4
+from tgi_backend_cuda.groups import Groups
 from tgi_backend_cuda.marlin import Marlin
+from tgi_backend_torch.quant.float8 import to_float8
 from tgi_backend_torch.quant.grouped import grouped
+from tgi_backend_torch.quant.kernels import scales_and_offsets
 from tgi_backend_torch.quant.linear import Room
 from torch.nn import functional
 
 from tests.bench.gpu.limits import Limits, seconds
 
 _OUTPUTS, _INPUTS, _GROUP = 14336, 4096, 128
-_ROWS = (1, 4, 16, 64, 128, 256, 1024, 4096)
+_ROWS = (1, 2, 4, 8, 16, 64, 256, 1024, 4096)
 
 
 def ways(limits: Limits) -> Iterator[str]:
@@ -40,14 +42,18 @@ def ways(limits: Limits) -> Iterator[str]:
         times["Marlin"] = partial(marlin.product, room=room)
     except Exception as error:
         yield f"  Marlin: {error}"
-    if chip.int4 is not None:
-        int4 = Int4(chip.int4).ordered(weight)
-        assert int4 is not None, "it takes such a weight"
-
-        def multiply(x: torch.Tensor) -> torch.Tensor:
-            return torch._weight_int4pack_mm(x, int4.packed, _GROUP, int4.scales_and_offsets)
-
-        times["torch's int4"] = multiply
+    ours = Groups(arch=chip.architecture, float8=chip.reads_float8).ordered(weight)
+    assert ours is not None, "it takes such a weight"
+    times["ours"] = partial(ours.product, room=room)
+    times["ours, unpacked"] = partial(ours.unpacked_product, room=room)
+    pairs = (weight.single[:, ::2] << 4) | weight.single[:, 1::2]
+    packed, both = torch._convert_weight_to_int4pack(pairs, 8), scales_and_offsets(weight)
+    times["torch's int4"] = lambda x: torch._weight_int4pack_mm(x, packed, _GROUP, both)
+    by_rows = Groups(arch=chip.architecture, float8=True).ordered(
+        to_float8(torch.randn(_OUTPUTS, _INPUTS, **half), torch.bfloat16)
+    )
+    assert by_rows is not None, "it takes such a weight"
+    times["ours, fp8"] = partial(by_rows.product, room=room)
     yield (
         f"{_OUTPUTS} x {_INPUTS} in 4 bits, groups of {_GROUP}, bfloat16; reading it takes "
         f"{sum(each.nbytes for each in weight.tensors) / limits.bytes_s * 1e6:.0f} us:"

@@ -20,6 +20,8 @@ from tgi_core.errors import UnsupportedModel
 
 SLAB_NUMBERS = 1 << 21
 """Of a weight that are unpacked at once: 4 MiB in bfloat16."""
+_DEVICE_SLAB_NUMBERS = 1 << 26
+"""The same where there is no such cache, and a launch takes longer than a slab of 4 MiB."""
 
 
 class FewBits(Protocol):
@@ -177,8 +179,9 @@ def by_slabs(weight: InSlabs, x: Tensor, room: Room) -> Tensor:
     """The product with a slab at a time, unpacked."""
     outputs, inputs = weight.shape
     out = x.new_empty(len(x), outputs)
-    space = room.of(max(SLAB_NUMBERS, weight.grain * inputs), x)
-    step = max(1, SLAB_NUMBERS // inputs // weight.grain) * weight.grain
+    most = SLAB_NUMBERS if x.device.type == "cpu" else _DEVICE_SLAB_NUMBERS
+    space = room.of(max(most, weight.grain * inputs), x)
+    step = max(1, most // inputs // weight.grain) * weight.grain
     for begin in range(0, outputs, step):
         end = min(begin + step, outputs)
         slab = weight.rows(begin, end, space)
