@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from tgi_backend_cuda import groups
 from tgi_backend_cuda.chip import nvidia_chip
 from tgi_backend_cuda.groups import Groups
 from tgi_backend_cuda.marlin import Marlin
@@ -66,3 +67,12 @@ def ways(limits: Limits) -> Iterator[str]:
         }
         told = ", ".join(f"{name} {each:.0f} us" for name, each in took.items())
         yield f"  {rows:5} rows: {told}"
+    for numbers in (1 << 13, 1 << 14, 1 << 15):
+        for warps in (4, 8):
+            groups._NUMBERS, groups._WARPS = numbers, warps
+            took = {
+                rows: seconds(partial(ours.product, x[:rows], room=room), repeats=20) * 1e6
+                for rows in (1, 2, 4, 8)
+            }
+            told = ", ".join(f"{rows} rows {each:.0f} us" for rows, each in took.items())
+            yield f"  ours, programs of {numbers} numbers, {warps} warps: {told}"
