@@ -14,7 +14,7 @@ from typing import Any
 import triton
 from tgi_backend_cuda.kernels.begin import angles, look_up
 from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
-from tgi_backend_cuda.kernels.groups import multiply_groups, unpack_groups
+from tgi_backend_cuda.kernels.groups import multiply_groups, multiply_groups_by_some, unpack_groups
 from tgi_backend_cuda.kernels.paged import attend, combine
 from tgi_backend_cuda.kernels.store import rotate_and_store, store
 from tgi_backend_cuda.kernels.stream import choose, multiply, multiply_chosen
@@ -41,6 +41,7 @@ POINTERS = {
     "multiply_chosen": ("out x weight".split(), [], []),
     "multiply": ("out x weight bias addend norm".split(), [], []),
     "multiply_groups": ("out x scales zeros".split(), [], []),
+    "multiply_groups_by_some": ("out x scales zeros".split(), [], []),
     "unpack_groups": ("out scales zeros".split(), [], []),
 }
 """Arguments that point to numbers of the model's dtype, to float32 and to int32."""
@@ -51,7 +52,7 @@ LONG = {
     "multiply_chosen": ["chosen"],
 }
 """And to int64."""
-BYTES = {"multiply_groups": ["numbers"], "unpack_groups": ["numbers"]}
+BYTES = ["numbers"]
 """And to uint8."""
 FLOAT8 = ("sm_89", "sm_90", "gfx950")
 FLOATS = "scaling softcap value_scale key_factor value_factor limit epsilon middle".split()
@@ -110,15 +111,14 @@ def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dic
             COLUMNS=columns, GROUPS=4096 // size, SIZE=size, HALVES=halves, ZEROS=halves,
             FLOAT8=not halves and arch.name in FLOAT8,
         )  # fmt: skip
-        whole = dict(PIECE=size, PIECES_PAD=columns // size, TOKENS=2, ROWS=4)
         kind = f"{4 if halves else 8} bits"
         yield f"unpack {kind}", unpack_groups, numbers | dict(BLOCK=columns), dict(num_warps=4)
-        yield (
-            f"multiply {kind}",
-            multiply_groups,
-            early | numbers | whole,
-            dict(num_warps=4, **launch),
-        )
+        one = dict(PIECE=128, PIECES_PAD=columns // 128, ROWS=4)
+        options = dict(num_warps=4, **launch)
+        yield f"multiply {kind}", multiply_groups, early | numbers | one, options
+        some = dict(PIECE=128, TOKENS=16, ROWS=32)
+        options = dict(num_warps=2, num_stages=4, **launch)
+        yield f"multiply {kind} by some", multiply_groups_by_some, early | numbers | some, options
     if (stream := arch.stream) is not None:
         product = dict(
             SIZE=4096, PAD=4096, TOKENS=1, ROWS=stream.program(4096, 1)[0], NORMED=True,
@@ -145,7 +145,7 @@ def compile_kernel(
         **dict.fromkeys(single, "*fp32"),
         **dict.fromkeys(whole, "*i32"),
         **dict.fromkeys(LONG.get(kernel.__name__, ()), "*i64"),
-        **dict.fromkeys(BYTES.get(kernel.__name__, ()), "*u8"),
+        **dict.fromkeys(BYTES, "*u8"),
         **dict.fromkeys(FLOATS, "fp32"),
     }
     signature = {

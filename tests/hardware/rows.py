@@ -38,6 +38,7 @@ SHARED_IMAGES = "Ranks look at images"
 QUANTIZED = "Weights in int8 and int4"
 CHECKPOINTS = "Checkpoints of GPTQ, AWQ, Marlin, FP8, bitsandbytes and compressed-tensors"
 FEW_BITS = "Kernels for weights in few bits"
+MARLIN = "Marlin's kernels for weights in few bits"
 FP8 = "Weights and activations in fp8, measured before"
 HALF = "bfloat16"
 CACHE = "KV cache in fp8"
@@ -99,9 +100,8 @@ ROWS = (
     Row(
         IMAGES,
         "cuda",
-        Seen.SIMULATOR,
-        "backends/cuda/tests/test_engine.py"
-        "::test_images_change_no_token_and_what_follows_them_replays_graphs",
+        Seen.DEVICE,
+        "backends/cuda/tests/test_on_gpu.py::test_tokens_after_images_are_those_of_generate",
     ),
     Row(
         IMAGES,
@@ -220,6 +220,12 @@ ROWS = (
     Row(
         FEW_BITS,
         "cuda",
+        Seen.DEVICE,
+        "backends/cuda/tests/test_few_bits.py::test_graphs_hold_ours",
+    ),
+    Row(
+        MARLIN,
+        "cuda",
         Seen.SIMULATOR,
         "backends/cuda/tests/test_engine.py::test_graphs_hold_marlins_kernels",
     ),
@@ -262,7 +268,7 @@ ROWS = (
     Row(
         CACHE,
         "cuda",
-        Seen.NOWHERE,
+        Seen.DEVICE,
         "backends/cuda/tests/test_on_gpu.py::test_a_cache_in_fp8_gives_nearly_the_same_logits",
     ),
     Row(
@@ -274,8 +280,8 @@ ROWS = (
     Row(
         GRAPHS,
         "cuda",
-        Seen.SIMULATOR,
-        "backends/cuda/tests/test_computing.py::test_prompts_chunks_and_tokens_replay_graphs",
+        Seen.DEVICE,
+        "backends/cuda/tests/test_on_gpu.py::test_without_graphs_or_fusion_they_are_the_same",
     ),
     Row(
         GRAPHS,

@@ -30,6 +30,8 @@ from tests.paged import DEVICE, SMALL
 from tests.simulators.few_bits import MarlinLibrary, hub
 
 OUTPUTS, INPUTS = 192, 256
+# the interpreter multiplies bfloat16 as if they were integers
+HALF = torch.bfloat16 if torch.cuda.is_available() else torch.float16
 
 
 def in_groups(dtype, *, bits=4, size=64, zeros=None, outputs=OUTPUTS, inputs=INPUTS):
@@ -124,7 +126,7 @@ def test_marlin_computes_what_unpacking_gives(name, dtype, marlin):
     check_same(layer, before)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [HALF, torch.float32])
 @pytest.mark.parametrize("name", OURS)
 @torch.inference_mode()
 def test_ours_computes_what_unpacking_gives(name, dtype):
@@ -133,7 +135,7 @@ def test_ours_computes_what_unpacking_gives(name, dtype):
     before = layer.held
     choice.choose(nn.Sequential(layer), dtype, [Groups(arch=SMALL, float8=True)])
     assert isinstance(layer.held, GroupsWeight) and layer.held.shape == before.shape
-    check_same(layer, before, DEVICE, rows=(1, 2, 3, 8, 40))
+    check_same(layer, before, DEVICE, rows=(1, 2, 7, 16, 17, 40))
 
 
 def test_a_chip_that_reads_no_fp8_leaves_it_to_torch():
@@ -164,9 +166,9 @@ interpreted = pytest.mark.skipif(
 
 @interpreted
 def test_each_layer_gets_the_first_kernel_that_takes_it(marlin):
-    layers = [layer_of(in_groups(torch.bfloat16, inputs=inputs)) for inputs in (256, 192)]
-    layers.append(layer_of(NOT_TAKEN["a table"]()))
-    device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
+    layers = [layer_of(in_groups(HALF, inputs=inputs)) for inputs in (256, 192)]
+    layers.append(layer_of(to_codebook(plain(), NF4, HALF)))
+    device_of().prepare(nn.Sequential(*layers), HALF)
     held = [type(layer.held).__name__ for layer in layers]
     assert held == ["MarlinWeight", "GroupsWeight", "CodebookWeight"]
     assert marlin.multiplied
@@ -184,18 +186,18 @@ def test_older_chips_and_float32_have_ours(device, dtype, marlin):
 
 
 def test_who_says_so_has_weights_unpacked(marlin):
-    layer = layer_of(in_groups(torch.bfloat16))
+    layer = layer_of(in_groups(HALF))
     before = layer.held
-    device_of(few_bits="off").prepare(nn.Sequential(layer), torch.bfloat16)
+    device_of(few_bits="off").prepare(nn.Sequential(layer), HALF)
     assert layer.held is before and not marlin.multiplied
 
 
 @interpreted
 def test_a_kernel_that_differs_is_left_out_and_the_next_one_is_used(marlin, caplog):
     marlin.wrong = True
-    layers = [layer_of(in_groups(torch.bfloat16)) for _ in range(3)]
+    layers = [layer_of(in_groups(HALF)) for _ in range(3)]
     with caplog.at_level(logging.INFO):
-        device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
+        device_of().prepare(nn.Sequential(*layers), HALF)
     assert all(isinstance(layer.held, GroupsWeight) for layer in layers)
     told = [record.message for record in caplog.records if "not used" in record.message]
     assert len(told) == 1 and "Marlin" in told[0] and "with 1 rows" in told[0]
@@ -205,8 +207,8 @@ def test_a_kernel_that_differs_is_left_out_and_the_next_one_is_used(marlin, capl
 @interpreted
 def test_without_the_package_it_is_said_how_to_get_it(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "kernels", None)
-    layers = [layer_of(in_groups(torch.bfloat16)) for _ in range(2)]
-    device_of().prepare(nn.Sequential(*layers), torch.bfloat16)
+    layers = [layer_of(in_groups(HALF)) for _ in range(2)]
+    device_of().prepare(nn.Sequential(*layers), HALF)
     assert all(isinstance(layer.held, GroupsWeight) for layer in layers)
     assert caplog.text.count("tgi-backend-cuda[marlin]") == 1
 

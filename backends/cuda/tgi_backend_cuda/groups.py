@@ -1,7 +1,7 @@
 """Weights of 4 and 8 bits, by kernels of ours: what no library takes, or none is there to take.
 
 A few tokens are multiplied with the numbers as they lie. For more, the whole layer is unpacked in
-one launch and multiplied by torch: `by_slabs` launches so much that it takes thirty times as long.
+one launch and multiplied by torch: `by_slabs` launches several times as much.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from tgi_backend_torch.quant.linear import FewBits, Room
 from torch import Tensor
 from torch.nn import functional
 
-from tgi_backend_cuda.kernels.groups import multiply_groups, unpack_groups
+from tgi_backend_cuda.kernels.groups import multiply_groups, multiply_groups_by_some, unpack_groups
 from tgi_backend_cuda.tiles import Architecture
 
-_MOST_TOKENS = 8
+_MOST_TOKENS = 16
+"""Matrix instructions multiply no fewer."""
 _NUMBERS = 1 << 14
-"""Of a weight that a program multiplies with."""
+"""Of a weight, that a program multiplies with one token."""
 _WARPS = 4
 _LEAST_PIECE = 16
-_MOST_PIECE = 4096
-"""Of more, one warp would hold too much."""
+_MOST_PIECE = 128
+_PROGRAMS = 4
+"""Of more outputs, so many on each multiprocessor, a program has more."""
 _MOST_BLOCK = 4096
 """Bytes that a program unpacks."""
 
@@ -62,9 +64,10 @@ class GroupsWeight:
 
     def product(self, x: Tensor, room: Room) -> Tensor:
         """See `FewBits`."""
-        if self.streams(len(x)):
-            return self._multiplied(x.contiguous())
-        return self.unpacked_product(x, room)
+        if len(x) > _MOST_TOKENS or self._piece < _LEAST_PIECE:
+            return self.unpacked_product(x, room)
+        x = x.contiguous()
+        return self._of_one(x) if len(x) == 1 else self._of_some(x)
 
     def unpacked_product(self, x: Tensor, room: Room) -> Tensor:
         """The product with all of it, unpacked."""
@@ -87,16 +90,11 @@ class GroupsWeight:
         """Bytes of a row whose numbers lie in one group, low halves as high ones."""
         return math.gcd(self.numbers.shape[1], self._group, _MOST_PIECE)
 
-    def streams(self, num_tokens: int) -> bool:
-        """Whether so many tokens are multiplied with the numbers as they lie."""
-        few = num_tokens <= _MOST_TOKENS and num_tokens & (num_tokens - 1) == 0
-        return few and self._piece >= _LEAST_PIECE
-
-    def _multiplied(self, x: Tensor) -> Tensor:
+    def _of_one(self, x: Tensor) -> Tensor:
         outputs, piece = self.shape[0], self._piece
         pieces = triton.next_power_of_2(self.numbers.shape[1] // piece)
         rows = max(1, _NUMBERS // (pieces * piece * (2 if self.halves else 1)))
-        out = x.new_empty(len(x), outputs)
+        out = x.new_empty(1, outputs)
         multiply_groups[(triton.cdiv(outputs, rows),)](
             out,
             x,
@@ -105,10 +103,31 @@ class GroupsWeight:
             **self._sizes(),
             PIECE=piece,
             PIECES_PAD=pieces,
-            TOKENS=len(x),
             ROWS=rows,
             EARLY=self.arch.early,
             num_warps=_WARPS,
+            **self.arch.launch,
+        )
+        return out
+
+    def _of_some(self, x: Tensor) -> Tensor:
+        outputs = self.shape[0]
+        wide = outputs > 16 * _PROGRAMS * self.arch.multiprocessors
+        rows = 32 if wide else 16
+        out = x.new_empty(len(x), outputs)
+        multiply_groups_by_some[(triton.cdiv(outputs, rows),)](
+            out,
+            x,
+            *self._given(),
+            outputs,
+            len(x),
+            **self._sizes(),
+            PIECE=self._piece,
+            TOKENS=_MOST_TOKENS,
+            ROWS=rows,
+            EARLY=self.arch.early,
+            num_warps=2 if wide else 1,
+            num_stages=4,
             **self.arch.launch,
         )
         return out

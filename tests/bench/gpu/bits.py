@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from tgi_backend_cuda import groups
 from tgi_backend_cuda.chip import nvidia_chip
 from tgi_backend_cuda.groups import Groups, GroupsWeight
 from tgi_backend_cuda.marlin import Marlin
@@ -59,15 +58,6 @@ def ways(limits: Limits) -> Iterator[str]:
         x = torch.randn(rows, _INPUTS, **_HALF)
         told = ", ".join(f"{name} {_us(each, x):.0f} us" for name, each in times.items())
         yield f"  {rows:5} rows: {told}"
-    for numbers in (1 << 13, 1 << 14, 1 << 15):
-        for warps in (4, 8):
-            groups._NUMBERS, groups._WARPS = numbers, warps
-            took = {
-                rows: _us(_products(ours, room), torch.randn(rows, _INPUTS, **_HALF))
-                for rows in (1, 2, 4, 8)
-            }
-            told = ", ".join(f"{rows} rows {each:.0f} us" for rows, each in took.items())
-            yield f"  ours, programs of {numbers} numbers, {warps} warps: {told}"
 
 
 def _us(ways: Sequence[Way], x: Tensor) -> float:

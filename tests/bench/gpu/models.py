@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -160,6 +161,9 @@ def start(
     torch.cuda.synchronize()
     warmed = time.perf_counter() - begin
     engine.prepare(capabilities)
+    # as the engine process does: torch and transformers are a million objects to look through
+    gc.collect()
+    gc.freeze()
     graphs = backend._here().computing.num_graphs
     say(
         f"ready in {time.perf_counter() - began:.1f} s: weights "

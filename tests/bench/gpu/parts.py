@@ -356,7 +356,7 @@ PARTS: dict[str, tuple[Callable[[Path], None], int]] = {
     "warm": (part_warm, 60),
     "peer": (part_peer, 100),
     "tiles": (part_tiles, 90),
-    "bits": (part_bits, 40),
+    "bits": (part_bits, 60),
 }
 """By name: what to run, and the most seconds that it may take."""
 

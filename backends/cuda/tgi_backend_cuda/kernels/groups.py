@@ -41,10 +41,10 @@ def unpack_groups(
 def multiply_groups(
     out, x, numbers, scales, zeros, middle, num_outputs,
     COLUMNS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
-    PIECE: tl.constexpr, PIECES_PAD: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
+    PIECE: tl.constexpr, PIECES_PAD: tl.constexpr, ROWS: tl.constexpr,
     HALVES: tl.constexpr, ZEROS: tl.constexpr, FLOAT8: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Out (TOKENS, num_outputs) = x (TOKENS, inputs) times the weight transposed.
+    """Out (1, num_outputs) = x (1, inputs) times the weight transposed.
 
     A program has ROWS outputs, whole. PIECE columns lie in one group; PIECES_PAD pieces are as many
     as COLUMNS have, or more. Zeros and scales are of a piece's sum, not of each of its numbers.
@@ -62,18 +62,62 @@ def multiply_groups(
     in_row = there[:, None] & (piece * PIECE < COLUMNS)[None, :]
     if EARLY:
         cuda.gdc_wait()
-    for token in tl.static_range(TOKENS):
-        result = tl.zeros((ROWS,), tl.float32)
+    result = tl.zeros((ROWS,), tl.float32)
+    for half in tl.static_range(2 if HALVES else 1):
+        number = byte.to(tl.float8e4nv, bitcast=True) if FLOAT8 else byte
+        if HALVES:
+            number = (byte >> 4) if half else (byte & 15)
+        begin = half * COLUMNS
+        given = tl.load(x + begin + column, inside, other=0.0).to(tl.float32)
+        products = tl.sum(number.to(tl.float32) * given[None, :, :], 2)
+        group = row[:, None] * GROUPS + ((begin + piece * PIECE) // SIZE)[None, :]
+        zero = tl.load(zeros + group, in_row, other=0.0).to(tl.float32) if ZEROS else middle
+        scale = tl.load(scales + group, in_row, other=0.0).to(tl.float32)
+        result += tl.sum((products - zero * tl.sum(given, 1)[None, :]) * scale, 1)
+    tl.store(out + row, result.to(out.dtype.element_ty), there)
+
+
+@triton.jit
+def multiply_groups_by_some(
+    out, x, numbers, scales, zeros, middle, num_outputs, num_tokens,
+    COLUMNS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    PIECE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
+    HALVES: tl.constexpr, ZEROS: tl.constexpr, FLOAT8: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """The same for num_tokens, TOKENS at most, by matrix instructions.
+
+    So a number is converted once for all tokens: that takes longer than to read it. Differences of
+    small integers, and e4m3, are exact in every type of x.
+    """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < num_outputs
+    token = tl.arange(0, TOKENS)
+    column = tl.arange(0, PIECE)
+    row_at = numbers + row.to(tl.int64)[:, None] * COLUMNS
+    size = COLUMNS * (2 if HALVES else 1)
+    x_at = x + token[None, :] * size + column[:, None]
+    some = (token < num_tokens)[None, :]
+    if EARLY:
+        cuda.gdc_wait()
+    result = tl.zeros((ROWS, TOKENS), tl.float32)
+    for begin in range(0, COLUMNS, PIECE):
+        byte = tl.load(row_at + begin + column[None, :], there[:, None], other=0)
         for half in tl.static_range(2 if HALVES else 1):
             number = byte.to(tl.float8e4nv, bitcast=True) if FLOAT8 else byte
             if HALVES:
                 number = (byte >> 4) if half else (byte & 15)
-            begin = half * COLUMNS
-            size = COLUMNS * (2 if HALVES else 1)
-            given = tl.load(x + token * size + begin + column, inside, other=0.0).to(tl.float32)
-            products = tl.sum(number.to(tl.float32) * given[None, :, :], 2)
-            group = row[:, None] * GROUPS + ((begin + piece * PIECE) // SIZE)[None, :]
-            zero = tl.load(zeros + group, in_row, other=0.0).to(tl.float32) if ZEROS else middle
-            scale = tl.load(scales + group, in_row, other=0.0).to(tl.float32)
-            result += tl.sum((products - zero * tl.sum(given, 1)[None, :]) * scale, 1)
-        tl.store(out + token * num_outputs + row, result.to(out.dtype.element_ty), there)
+            place = half * COLUMNS + begin
+            group = row * GROUPS + place // SIZE
+            value = number.to(tl.float32)
+            if ZEROS:
+                value -= tl.load(zeros + group, there, other=0.0).to(tl.float32)[:, None]
+            else:
+                value -= middle
+            given = tl.load(x_at + place, some, other=0.0)
+            part = tl.dot(value.to(given.dtype), given, input_precision="ieee")
+            scale = tl.load(scales + group, there, other=0.0).to(tl.float32)
+            result += part * scale[:, None]
+    at = out + token[None, :] * num_outputs + row[:, None]
+    tl.store(at, result.to(out.dtype.element_ty), some & there[:, None])
