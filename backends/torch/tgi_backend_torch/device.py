@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Group, connect_on_this_host
 from tgi_backend_torch.linear import can_pack, computes_bfloat16, pack_linears
+from tgi_backend_torch.merged import merge_linears
 from tgi_backend_torch.quant.float8 import FLOAT8
 from tgi_backend_torch.quant.kernels import choose_kernels
 from tgi_core.contract import Capabilities, SizeDefaults, available_bytes
@@ -177,8 +179,12 @@ class CpuDevice:
         return connect_on_this_host(meeting_point, rank, size)
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Packs the weights of linear layers, and chooses kernels for those in few bits."""
+        """Packs the weights of linear layers, those that read the same input together, and chooses
+        kernels for those in few bits.
+        """
         if can_pack(dtype):
+            if isinstance(model, PreTrainedModel):
+                merge_linears(model, dtype)
             pack_linears(model, dtype)
         choose_kernels(model, dtype)
 
