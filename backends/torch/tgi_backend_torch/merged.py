@@ -124,7 +124,7 @@ def _siblings(model: PreTrainedModel, dtype: torch.dtype) -> list[list[_Place]]:
 
     places = {place.linear: place for place in _candidates(model, dtype)}
     # what inference mode makes has no versions
-    if not _runs_with({linear: note for linear in places}, model, torch.no_grad):
+    if not (places and _runs_with({linear: note for linear in places}, model, torch.no_grad)):
         return []
     found: dict[tuple[nn.Module, int, int], list[_Place]] = {}
     for linear, place in places.items():
@@ -135,16 +135,21 @@ def _siblings(model: PreTrainedModel, dtype: torch.dtype) -> list[list[_Place]]:
 
 
 def _candidates(model: nn.Module, dtype: torch.dtype) -> list[_Place]:
+    """Layers that may read the same as another one, going by their shapes."""
     # a weight with two names is an embedding's too, or of a layer that has two parents
     names = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
-    return [
-        _Place(parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if is_plain(child, dtype)
-        and names[id(child.weight)] == 1
-        and not (child._forward_hooks or child._forward_pre_hooks)
-    ]
+    found = []
+    for parent in model.modules():
+        places = [
+            _Place(parent, name, child)
+            for name, child in parent.named_children()
+            if is_plain(child, dtype)
+            and names[id(child.weight)] == 1
+            and not (child._forward_hooks or child._forward_pre_hooks)
+        ]
+        sizes = Counter(place.linear.in_features for place in places)
+        found += [place for place in places if sizes[place.linear.in_features] > 1]
+    return found
 
 
 def _takes_parts(model: PreTrainedModel, found: list[list[_Place]]) -> bool:
