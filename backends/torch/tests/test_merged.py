@@ -146,6 +146,21 @@ def test_nothing_is_kept_when_all_have_their_parts():
     assert made() is None
 
 
+@torch.inference_mode()
+def test_what_was_not_taken_is_gone_before_the_next_product_is_made(monkeypatch):
+    _, (q, k, _) = both()
+    x, other = torch.randn(2, 5, 64)
+    made = weakref.ref(q(x).untyped_storage())
+
+    def multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+        assert made() is None
+        return torch.zeros(len(x), sum(WIDTHS))
+
+    assert made() is not None
+    monkeypatch.setattr("tgi_backend_torch.merged.multiply", multiply)
+    k(other)
+
+
 def test_weights_are_twice_in_memory_while_they_are_merged_and_once_then():
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
         parts = [nn.Linear(1024, width, bias=False) for width in (512, 256, 256)]
