@@ -226,7 +226,8 @@ def weights_of(backend: TorchBackend) -> int:
         if packed is not None:
             found[id(packed)] = packed.numel() * packed.dtype.itemsize
             if module.bias is not None:
-                found[module.bias.untyped_storage()._cdata] = module.bias.nbytes
+                storage = module.bias.untyped_storage()
+                found[storage._cdata] = storage.nbytes()
     return sum(found.values())
 
 

@@ -258,7 +258,7 @@ def test_free_memory_is_a_plausible_number():
     ("flags", "emulated"), [("avx2 avx512f avx512_vnni", True), ("avx2 avx512f avx512_bf16", False)]
 )
 def test_bfloat16_that_would_be_emulated_is_nobodys_default(monkeypatch, flags, emulated):
-    monkeypatch.setattr("tgi_backend_torch.device.cpu_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr("tgi_backend_torch.linear.cpu_flags", lambda: frozenset(flags.split()))
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
     default = CpuDevice().default_dtype(torch.bfloat16)
     assert default == (torch.float32 if emulated else torch.bfloat16)

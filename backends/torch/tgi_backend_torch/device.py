@@ -14,15 +14,17 @@ from typing import Any, Protocol
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.computing import Computing, EagerComputing
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.group import Group, connect_on_this_host
-from tgi_backend_torch.linear import can_pack, pack_linears
+from tgi_backend_torch.linear import can_pack, computes_bfloat16, pack_linears
+from tgi_backend_torch.merged import merge_linears
 from tgi_backend_torch.quant.float8 import FLOAT8
 from tgi_backend_torch.quant.kernels import choose_kernels
-from tgi_core.contract import Capabilities, SizeDefaults, available_bytes, cpu_flags
+from tgi_core.contract import Capabilities, SizeDefaults, available_bytes
 from tgi_core.errors import UsageError
 
 
@@ -143,17 +145,6 @@ class CpuDevice:
         """`num_ranks`: how many processes of ours share the memory."""
         self._num_ranks = num_ranks
 
-    @property
-    def computes_bfloat16(self) -> bool:
-        """Whether oneDNN has bfloat16 kernels for this CPU that emulate nothing.
-
-        With AVX-512 alone they are emulated, which torch does not tell.
-        """
-        flags = cpu_flags()
-        if "avx512f" in flags and "avx512_bf16" not in flags:
-            return False
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
     def default_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         """Float32 if the checkpoint is, or where bfloat16 would have to be emulated.
 
@@ -161,7 +152,7 @@ class CpuDevice:
         on (measured on Zen 3 and Cascade Lake); only a single decode row may gain from the smaller
         weights.
         """
-        if checkpoint == torch.float32 or not self.computes_bfloat16:
+        if checkpoint == torch.float32 or not computes_bfloat16():
             return torch.float32
         return torch.bfloat16
 
@@ -188,8 +179,12 @@ class CpuDevice:
         return connect_on_this_host(meeting_point, rank, size)
 
     def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Packs the weights of linear layers, and chooses kernels for those in few bits."""
+        """Packs the weights of linear layers, those that read the same input together, and chooses
+        kernels for those in few bits.
+        """
         if can_pack(dtype):
+            if isinstance(model, PreTrainedModel):
+                merge_linears(model, dtype)
             pack_linears(model, dtype)
         choose_kernels(model, dtype)
 

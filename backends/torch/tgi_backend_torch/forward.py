@@ -18,12 +18,21 @@ from tgi_backend_torch.cross_attention import cross_attention_of
 class FlatModel:
     """A causal language model whose tokens lie side by side, without padding."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        mode: type[AbstractContextManager[None]] | None = None,
+    ) -> None:
+        """
+        Args:
+            model: what is called.
+            mode: what to call it in; None: whatever takes the least time where it is.
+        """
         self.model = model
         # some classes of older transformers compute all logits or none
         self._base: nn.Module | None = None if model.base_model is model else model.base_model
         self._cross = cross_attention_of(model)
-        self._gradless = gradless(model.device)
+        self._gradless = mode or gradless(model.device)
         self._num_embeddings: int = getattr(model.get_input_embeddings(), "num_embeddings", 0)
         self._can_choose = "logits_to_keep" in inspect.signature(type(model).forward).parameters
 

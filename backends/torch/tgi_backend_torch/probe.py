@@ -11,7 +11,7 @@ def probe_cpu() -> Probe:
         import torch
         import transformers
 
-        from tgi_backend_torch.device import CpuDevice
+        from tgi_backend_torch.linear import computes_bfloat16
     except Exception as error:  # a broken installation can raise anything at import
         return Probe(
             available=False,
@@ -19,7 +19,7 @@ def probe_cpu() -> Probe:
             "reinstall tgi-backend-torch.",
         )
     notes = [f"torch {torch.__version__}, transformers {transformers.__version__}"]
-    if not CpuDevice().computes_bfloat16:
+    if not computes_bfloat16():
         notes.append(
             "this CPU has no bfloat16 instructions: bfloat16 checkpoints run in float32 "
             "unless --dtype bfloat16 asks for less memory at less speed"

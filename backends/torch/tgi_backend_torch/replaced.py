@@ -7,6 +7,7 @@ gets what the module got. For device packages, whose kernels do what a few of to
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,28 +50,42 @@ class Asked:
 def calls_of(model: PreTrainedModel, wanted: Callable[[nn.Module], bool]) -> list[Call]:
     """The first call of each wanted module in three tokens; none if the model cannot run so."""
     calls: dict[nn.Module, Call] = {}
-    modules = modules_of_text(model)
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         calls.setdefault(module, Call(module, args, kwargs, result))
 
     hooks = [
-        module.register_forward_hook(note, with_kwargs=True) for module in modules if wanted(module)
+        module.register_forward_hook(note, with_kwargs=True)
+        for module in modules_of_text(model)
+        if wanted(module)
     ]
+    try:
+        return list(calls.values()) if runs(model) else []
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def runs(model: PreTrainedModel, mode: type[AbstractContextManager[None]] | None = None) -> bool:
+    """Runs three tokens without attention, and says whether the model can.
+
+    Args:
+        model: with whatever hooks its caller learns from.
+        mode: see `FlatModel`.
+    """
+    modules = modules_of_text(model)
     asked = Asked()
     for index, module in enumerate(modules):
         module.tgi_layer = BoundLayer(asked, index)  # type: ignore[assignment]
     try:
         tokens, positions = torch.tensor([[1, 2, 3], [0, 1, 7]], device=model.device)
-        FlatModel(model)(tokens, positions, positions[:1])
+        FlatModel(model, mode)(tokens, positions, positions[:1])
     except Exception:  # model code raises whatever it likes, and the trial at loading says why
-        return []
+        return False
     finally:
-        for hook in hooks:
-            hook.remove()
         for module in modules:
             del module.tgi_layer
-    return list(calls.values())
+    return True
 
 
 def is_rms_norm(module: nn.Module) -> bool:
