@@ -10,7 +10,7 @@ from tests.every_family import outcome_of
 from tests.models_page import RESULTS
 
 KEPT = json.loads(RESULTS.read_text(encoding="utf-8"))
-SAMPLE = ("gptj", "xglm", "rwkv", "jamba", "mbart")
+SAMPLE = ("gptj", "xglm", "rwkv", "jamba", "longcat_flash", "mbart")
 
 
 @pytest.mark.skipif(

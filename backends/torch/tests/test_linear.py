@@ -45,6 +45,14 @@ def test_only_plain_layers_of_the_dtype_are_packed():
     assert model[0].weight.dtype is torch.float32
 
 
+def test_a_layer_whose_weight_is_read_by_others_stays_as_it_is():
+    """A packed layer has its numbers elsewhere."""
+    skip_without(torch.float32)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    pack_linears(model, torch.float32, {model[0]})
+    assert [type(layer) for layer in model] == [nn.Linear, PackedLinear]
+
+
 @pytest.mark.parametrize(
     ("flags", "packs"),
     [("avx2 avx512f avx512_vnni", False), ("avx2 avx512f avx512_bf16", True), ("avx2", True)],

@@ -24,6 +24,7 @@ from tgi_backend_torch.linear import can_pack, computes_bfloat16, pack_linears
 from tgi_backend_torch.merged import merge_linears
 from tgi_backend_torch.quant.float8 import FLOAT8
 from tgi_backend_torch.quant.kernels import choose_kernels
+from tgi_backend_torch.replaced import passed_over
 from tgi_core.contract import Capabilities, SizeDefaults, available_bytes
 from tgi_core.errors import UsageError
 
@@ -183,9 +184,11 @@ class CpuDevice:
         kernels for those in few bits.
         """
         if can_pack(dtype):
+            but: set[nn.Module] = set()
             if isinstance(model, PreTrainedModel):
                 merge_linears(model, dtype)
-            pack_linears(model, dtype)
+                but = passed_over(model)
+            pack_linears(model, dtype, but)
         choose_kernels(model, dtype)
 
     def peak_bytes(self, run: Callable[[], object]) -> int:
