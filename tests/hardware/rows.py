@@ -220,8 +220,8 @@ ROWS = (
     Row(
         FEW_BITS,
         "cuda",
-        Seen.DEVICE,
-        "backends/cuda/tests/test_few_bits.py::test_graphs_hold_ours",
+        Seen.SIMULATOR,  # an H200 ran all but the kernel for 2 to 16 tokens
+        "backends/cuda/tests/test_few_bits.py::test_ours_computes_what_unpacking_gives",
     ),
     Row(
         MARLIN,
