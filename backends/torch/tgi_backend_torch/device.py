@@ -24,7 +24,6 @@ from tgi_backend_torch.linear import can_pack, computes_bfloat16, pack_linears
 from tgi_backend_torch.merged import merge_linears
 from tgi_backend_torch.quant.float8 import FLOAT8
 from tgi_backend_torch.quant.kernels import choose_kernels
-from tgi_backend_torch.replaced import passed_over
 from tgi_core.contract import Capabilities, SizeDefaults, available_bytes
 from tgi_core.errors import UsageError
 
@@ -186,8 +185,7 @@ class CpuDevice:
         if can_pack(dtype):
             but: set[nn.Module] = set()
             if isinstance(model, PreTrainedModel):
-                merge_linears(model, dtype)
-                but = passed_over(model)
+                but = merge_linears(model, dtype)
             pack_linears(model, dtype, but)
         choose_kernels(model, dtype)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tgi_backend_torch.cross_attention import modules_of_text
 from tgi_backend_torch.linear import PackedLinear, is_plain, multiply, pack
 from tgi_backend_torch.replaced import runs
 
@@ -94,15 +95,25 @@ def merged(linears: list[nn.Linear]) -> list[MergedLinear]:
 
 
 @torch.no_grad()
-def merge_linears(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Replaces the `nn.Linear` of this dtype that read the same input, some at a time."""
-    found = _siblings(model, dtype)
-    if not (found and _takes_parts(model, found)):
-        return
-    for siblings in found:
-        layers = merged([place.linear for place in siblings])
-        for place, layer in zip(siblings, layers, strict=True):
-            setattr(place.parent, place.name, layer)
+def merge_linears(model: PreTrainedModel, dtype: torch.dtype) -> set[nn.Module]:
+    """Replaces the `nn.Linear` of this dtype that read the same input, some at a time.
+
+    Returns:
+        Modules that their parent did not call in the trial where it ran itself: it may compute with
+        their weights on its own, as LongCat's router does. None if the model cannot run so.
+    """
+    seen = _Seen()
+    places = {place.linear: place for place in _candidates(model, dtype)}
+    # what inference mode makes has no versions
+    if not _runs_with(dict.fromkeys(modules_of_text(model), seen.note), model, torch.no_grad):
+        return set()
+    found = seen.siblings(places)
+    if found and _takes_parts(model, found):
+        for siblings in found:
+            layers = merged([place.linear for place in siblings])
+            for place, layer in zip(siblings, layers, strict=True):
+                setattr(place.parent, place.name, layer)
+    return seen.passed_over()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +125,34 @@ class _Place:
     linear: nn.Linear
 
 
-def _siblings(model: PreTrainedModel, dtype: torch.dtype) -> list[list[_Place]]:
-    """Layers of one parent that are called once each in a forward, with the same input."""
-    calls: dict[nn.Module, list[tuple[Tensor, int]]] = {}
+class _Seen:
+    """What was called in a trial, and with what."""
 
-    def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        # the version tells whether somebody has written to it between two calls
-        calls.setdefault(module, []).append((args[0], args[0]._version))
+    def __init__(self) -> None:
+        self._calls: dict[nn.Module, list[tuple[Tensor, int]]] = {}
+        """Of plain layers: what they read, and its version, which tells whether somebody has
+        written to it between two calls."""
+        self._called: list[nn.Module] = []
 
-    places = {place.linear: place for place in _candidates(model, dtype)}
-    # what inference mode makes has no versions
-    if not (places and _runs_with({linear: note for linear in places}, model, torch.no_grad)):
-        return []
-    found: dict[tuple[nn.Module, int, int], list[_Place]] = {}
-    for linear, place in places.items():
-        if len(seen := calls.get(linear, [])) == 1:
-            [(x, version)] = seen
-            found.setdefault((place.parent, id(x), version), []).append(place)
-    return [siblings for siblings in found.values() if len(siblings) > 1]
+    def note(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """A hook."""
+        self._called.append(module)
+        if type(module) is nn.Linear:
+            self._calls.setdefault(module, []).append((args[0], args[0]._version))
+
+    def siblings(self, places: Mapping[nn.Linear, _Place]) -> list[list[_Place]]:
+        """Layers of one parent that were called once each, with the same input."""
+        found: dict[tuple[nn.Module, int, int], list[_Place]] = {}
+        for linear, place in places.items():
+            if len(calls := self._calls.get(linear, [])) == 1:
+                [(x, version)] = calls
+                found.setdefault((place.parent, id(x), version), []).append(place)
+        return [siblings for siblings in found.values() if len(siblings) > 1]
+
+    def passed_over(self) -> set[nn.Module]:
+        """Children that were not called of parents that were."""
+        called = set(self._called)
+        return {child for parent in called for child in parent.children()} - called
 
 
 def _candidates(model: nn.Module, dtype: torch.dtype) -> list[_Place]:
@@ -154,7 +175,7 @@ def _candidates(model: nn.Module, dtype: torch.dtype) -> list[_Place]:
 
 def _takes_parts(model: PreTrainedModel, found: list[list[_Place]]) -> bool:
     """Whether the model runs with outputs that lie in wider ones, as they would."""
-    hooks: dict[nn.Linear, _Hook] = {}
+    hooks: dict[nn.Module, _Hook] = {}
     for siblings in found:
         widths = [place.linear.out_features for place in siblings]
         for index, place in enumerate(siblings):
@@ -170,11 +191,11 @@ def _as_part(
 
 
 def _runs_with(
-    hooks: Mapping[nn.Linear, _Hook],
+    hooks: Mapping[nn.Module, _Hook],
     model: PreTrainedModel,
     mode: type[AbstractContextManager[None]] | None = None,
 ) -> bool:
-    handles = [linear.register_forward_hook(hook) for linear, hook in hooks.items()]
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
         return runs(model, mode)
     finally:

@@ -88,25 +88,6 @@ def runs(model: PreTrainedModel, mode: type[AbstractContextManager[None]] | None
     return True
 
 
-def passed_over(model: PreTrainedModel) -> set[nn.Module]:
-    """Modules that their parent does not call where it runs itself: it may compute with their
-    weights on its own, as LongCat's router does. None if the model cannot run so.
-    """
-    called: set[nn.Module] = set()
-
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-        called.add(module)
-
-    hooks = [module.register_forward_pre_hook(note) for module in modules_of_text(model)]
-    try:
-        if not runs(model):
-            return set()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {child for parent in called for child in parent.children() if child not in called}
-
-
 def is_rms_norm(module: nn.Module) -> bool:
     """Whether it may be one, by its parts."""
     weight = getattr(module, "weight", None)
