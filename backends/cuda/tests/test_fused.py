@@ -69,7 +69,16 @@ def test_what_may_be_no_expert_is_not_looked_up():
     """It would end a GPU's process."""
     logits, scores, chosen = torch.rand(3, 5), torch.rand(3, 2), torch.tensor([[0, 1]] * 3)
     assert fusing._order_of_router((scores, chosen, logits), 5, 2) == [2, 0, 1]
-    for result in ((logits, chosen), (logits, logits, chosen), logits, (chosen, chosen, logits)):
+    whole = (logits, scores, chosen)
+    for result in (
+        (logits, chosen),
+        (logits, logits, chosen),
+        logits,
+        (chosen, chosen, logits),
+        (*whole, None),
+        (None, *whole),
+        (*whole, torch.tensor(0.5)),
+    ):
         assert fusing._order_of_router(result, 5, 2) is None
     assert fusing._order_of_router((scores, scores, chosen), 2, 2) is None
 

@@ -246,7 +246,9 @@ def _order_of_router(result: Any, num_experts: int, num_choices: int) -> Sequenc
     """
     if not isinstance(result, tuple) or num_experts == num_choices:
         return None
-    kinds = [(x.is_floating_point(), x.shape[-1]) for x in result if isinstance(x, Tensor)]
+    if not all(isinstance(x, Tensor) and x.dim() == 2 for x in result):
+        return None
+    kinds = [(x.is_floating_point(), x.shape[-1]) for x in result]
     wanted = [(True, num_experts), (True, num_choices), (False, num_choices)]
     return [kinds.index(kind) for kind in wanted] if sorted(kinds) == sorted(wanted) else None
 

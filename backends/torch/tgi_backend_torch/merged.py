@@ -100,7 +100,7 @@ def merge_linears(model: PreTrainedModel, dtype: torch.dtype) -> set[nn.Module]:
 
     Returns:
         Modules that their parent did not call in the trial where it ran itself: it may compute with
-        their weights on its own, as LongCat's router does. None if the model cannot run so.
+        their weights on its own, as LongCat's router does. Empty if the model cannot run so.
     """
     seen = _Seen()
     places = {place.linear: place for place in _candidates(model, dtype)}
