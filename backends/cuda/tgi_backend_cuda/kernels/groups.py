@@ -14,6 +14,16 @@ from triton.language.extra import cuda
 
 
 @triton.jit
+def numbers_in(
+    byte, half: tl.constexpr, HALVES: tl.constexpr, FLOAT8: tl.constexpr
+):  # fmt: skip
+    """What bytes hold: the low or the high half of each, a float, or an integer."""
+    if HALVES:
+        return (byte >> 4) if half else (byte & 15)
+    return byte.to(tl.float8e4nv, bitcast=True) if FLOAT8 else byte
+
+
+@triton.jit
 def unpack_groups(
     out, numbers, scales, zeros, middle,
     COLUMNS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
@@ -25,9 +35,7 @@ def unpack_groups(
     inside = column < COLUMNS
     byte = tl.load(numbers + row * COLUMNS + column, inside, other=0)
     for half in tl.static_range(2 if HALVES else 1):
-        number = byte.to(tl.float8e4nv, bitcast=True) if FLOAT8 else byte
-        if HALVES:
-            number = (byte >> 4) if half else (byte & 15)
+        number = numbers_in(byte, half, HALVES, FLOAT8)
         place = half * COLUMNS + column
         group = row * GROUPS + place // SIZE
         zero = tl.load(zeros + group, inside, other=0.0).to(tl.float32) if ZEROS else middle
@@ -64,9 +72,7 @@ def multiply_groups(
         cuda.gdc_wait()
     result = tl.zeros((ROWS,), tl.float32)
     for half in tl.static_range(2 if HALVES else 1):
-        number = byte.to(tl.float8e4nv, bitcast=True) if FLOAT8 else byte
-        if HALVES:
-            number = (byte >> 4) if half else (byte & 15)
+        number = numbers_in(byte, half, HALVES, FLOAT8)
         begin = half * COLUMNS
         given = tl.load(x + begin + column, inside, other=0.0).to(tl.float32)
         products = tl.sum(number.to(tl.float32) * given[None, :, :], 2)
@@ -105,9 +111,7 @@ def multiply_groups_by_some(
     for begin in range(0, COLUMNS, PIECE):
         byte = tl.load(row_at + begin + column[None, :], there[:, None], other=0)
         for half in tl.static_range(2 if HALVES else 1):
-            number = byte.to(tl.float8e4nv, bitcast=True) if FLOAT8 else byte
-            if HALVES:
-                number = (byte >> 4) if half else (byte & 15)
+            number = numbers_in(byte, half, HALVES, FLOAT8)
             place = half * COLUMNS + begin
             group = row * GROUPS + place // SIZE
             value = number.to(tl.float32)
