@@ -6,7 +6,9 @@ VENV ?= .venv
 PORT ?= 3000
 MODELS := .models
 SMOLLM2 := $(MODELS)/smollm2-135m-instruct
-# Without compiling: of what is installed only a part is imported, and that is compiled then.
+# Without compiling: of what is installed only a part is imported, and that is compiled then, once:
+# where images of CI keep Python from writing it down, each process would take seconds to begin.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --no-compile -c tests/constraints.txt $(PIP_FLAGS)
 PLUGINS := plugins/anthropic_api plugins/embeddings_api plugins/ollama_api plugins/responses_api plugins/trace_otlp plugins/watermark_kgw
 PACKAGES := backends/torch backends/llamacpp backends/openvino backends/cuda backends/rocm backends/xpu backends/neuron backends/gaudi backends/xla backends/trtllm $(PLUGINS)

@@ -102,10 +102,10 @@ def test_a_server_that_fetches_still_reaches_nothing_within(
 @pytest.mark.parametrize(
     "family",
     [
-        "mllama",
+        "llava_next",
         *(
             pytest.param(family, marks=pytest.mark.long)
-            for family in ("qwen2_vl", "llava_next", "idefics")
+            for family in ("qwen2_vl", "mllama", "idefics")
         ),
     ],
 )

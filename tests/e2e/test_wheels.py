@@ -116,6 +116,7 @@ def test_extras_bring_no_torch_serve_a_gguf_and_load_plugins(
         assert hooks[name] == (["tgi_routes"], "ok")
 
 
+@pytest.mark.long
 def test_the_cpu_extra_converts_a_hugging_face_folder_and_serves_it_with_openvino(
     wheels: Path, tmp_path: Path, smollm2: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_introducing_itself_imports_no_device_library():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.long
 def test_nobody_is_told_what_is_converted():
     code = (
         "import tgi_backend_openvino.trace, tgi_backend_openvino.quantize\n"
@@ -88,14 +89,16 @@ def test_settings_that_cannot_be_honoured_are_refused(wishes, error, words, fami
         load(family_folder("llama"), **wishes)
 
 
-def test_a_type_that_the_cpu_lacks_becomes_float32(family_folder, load, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "dtype", [DType.BFLOAT16, pytest.param(DType.FLOAT16, marks=pytest.mark.long)]
+)
+def test_a_type_that_the_cpu_lacks_becomes_float32(dtype, family_folder, load, monkeypatch, caplog):
     model = family_folder("llama")
     monkeypatch.setattr(
         "tgi_backend_openvino.device.computes", lambda core, device, dtype: dtype is DType.FLOAT32
     )
-    for dtype in (DType.BFLOAT16, DType.FLOAT16):
-        Driver(load(model, dtype=dtype), model).check({0: [5, 6, 7]})
-        assert f"no instructions for {dtype.value}" in caplog.text
+    Driver(load(model, dtype=dtype), model).check({0: [5, 6, 7]})
+    assert f"no instructions for {dtype.value}" in caplog.text
 
 
 def test_it_comes_before_the_torch_backend():

@@ -61,6 +61,7 @@ def test_fewer_bits_take_less_room(quantized):
     assert "nncf" not in whole.made_by
 
 
+@pytest.mark.long
 def test_the_backend_quantizes_as_it_is_told_also_where_groups_do_not_fit(
     family_folder, tmp_path, load
 ):

@@ -24,8 +24,8 @@ from tgi_core.engine.limits import EngineLimits
 from tgi_core.engine.step_engine import StepEngine
 from tgi_core.errors import BadImage
 
-SAMPLE = ("llava_next", "mllama")
-"""Images among the tokens, and beside them."""
+SAMPLE = ("mllama",)
+"""Images beside the tokens; those among them are in test_images.py, by one process."""
 
 
 @pytest.fixture

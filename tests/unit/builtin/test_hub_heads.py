@@ -56,7 +56,8 @@ def plan(model: object, hub: Hub, home: Path, *arguments: str) -> subprocess.Com
 def test_a_model_on_the_hub_is_planned_like_its_copy_here_and_no_weight_is_fetched(model, tmp_path):
     files = {file.name: file.read_bytes() for file in model.iterdir()}
     with hub_of(files) as hub:
-        flags = ["--backend", "torch", "--memory", "1GiB"]
+        flags = ["--backend", "torch", "--memory", "1GiB", "--max-step-tokens", "64"]
+        flags += ["--max-batch-size", "2", "--max-total-tokens", "64"]
         far, near = (plan(which, hub, tmp_path, *flags) for which in ("org/tiny", model))
         assert far.returncode == 0, far.stderr
         assert {**json.loads(far.stdout), "model": ""} == {**json.loads(near.stdout), "model": ""}

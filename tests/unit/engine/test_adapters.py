@@ -77,7 +77,13 @@ def events_of(engine: StepEngine) -> list[Event]:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param({}, id="greedy", marks=pytest.mark.long),
+        pytest.param({"temperature": 0.9}, id="sampled"),
+    ],
+)
 def test_tokens_do_not_depend_on_the_adapters_of_others(
     shape: dict[str, Any], sampling: dict[str, Any], adapter: Callable[[int], AdapterRef]
 ) -> None:

@@ -75,7 +75,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize(
-    "sampling", [{}, {"temperature": 0.9, "top_p": 0.95}], ids=["greedy", "sampled"]
+    "sampling",
+    [
+        pytest.param({}, id="greedy", marks=pytest.mark.long),
+        pytest.param({"temperature": 0.9, "top_p": 0.95}, id="sampled"),
+    ],
 )
 def test_guided_outputs_are_in_their_grammars_and_do_not_depend_on_company(
     shape: dict[str, Any], sampling: dict[str, Any]
@@ -92,7 +96,13 @@ def test_guided_outputs_are_in_their_grammars_and_do_not_depend_on_company(
     assert expected | alone([r for r in asked if r.grammar is None]) == expected
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param({}, id="greedy", marks=pytest.mark.long),
+        pytest.param({"temperature": 1.0}, id="sampled"),
+    ],
+)
 def test_a_resumed_guided_request_goes_on_as_if_nothing_had_happened(
     sampling: dict[str, Any],
 ) -> None:
