@@ -13,7 +13,9 @@ from typing import Any
 
 import triton
 from tgi_backend_cuda.kernels.begin import angles, look_up
+from tgi_backend_cuda.kernels.decode import turn_store_and_attend
 from tgi_backend_cuda.kernels.fused import rms_norm, rotate, silu_and_multiply
+from tgi_backend_cuda.kernels.greedy import find_best, find_in_parts
 from tgi_backend_cuda.kernels.groups import multiply_groups, multiply_groups_by_some, unpack_groups
 from tgi_backend_cuda.kernels.paged import attend, combine
 from tgi_backend_cuda.kernels.store import rotate_and_store, store
@@ -30,12 +32,19 @@ POINTERS = {
         "tables table_width begins lengths".split(),
     ),
     "look_up": ([], [], "tokens sampled".split()),
+    "find_in_parts": ("kept logits".split(), ["part_high"], ["part_at"]),
+    "find_best": ([], ["part_high"], "chosen part_at".split()),
     "angles": ("cos sin".split(), ["frequencies"], []),
     "combine": (["out"], "part_out part_high part_total".split(), []),
     "store": ("keys values key value".split(), [], ["cells"]),
     "rms_norm": ("out x weight".split(), [], []),
     "silu_and_multiply": (["out", "x"], [], []),
     "rotate_and_store": ("x cos sin keys values".split(), [], ["cells"]),
+    "turn_store_and_attend": (
+        "out x cos sin keys values sinks".split(),
+        "part_out part_high part_total".split(),
+        "arrived cells tables table_width lengths".split(),
+    ),
     "rotate": ("x cos sin".split(), [], []),
     "choose": ("logits x weight".split(), ["scores"], []),
     "multiply_chosen": ("out x weight".split(), [], []),
@@ -89,6 +98,17 @@ def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dic
         options = dict(num_warps=tile.warps, num_stages=tile.stages, **arch.launch)
         options |= dict(arch.extra)
         yield f"attend {dim} decode={decode}", attend, constants | extra, options
+    for dim, extra in ((64, {}), (128, {"WINDOW": 4096})):
+        if (tile := arch.joined_tile(dim=dim, itemsize=2)) is None:
+            break
+        constants = dict(
+            SCALED=False, WINDOW=0, SOFTCAP=False, SINKS=False, GROUP=4, GROUP_PAD=4,
+            TILE_ROWS=16, KV_HEADS=8, BLOCK_TOKENS=16, DIM=dim, DIM_PAD=dim, KEYS=tile.keys,
+            PARTS=1024 // dim, EARLY=arch.early,
+        )  # fmt: skip
+        options = dict(num_warps=tile.warps, num_stages=tile.stages, **arch.launch)
+        options |= dict(arch.extra)
+        yield f"turn, store and attend {dim}", turn_store_and_attend, constants | extra, options
     early, launch = dict(EARLY=arch.early), arch.launch
     heads = dict(KV_HEADS=8, HEADS_PAD=8, KEY_DIM=128, KEY_PAD=128, VALUE_DIM=128, VALUE_PAD=128)
     yield "store", store, heads | early | dict(SCALED=False), dict(num_warps=4, **launch)
@@ -104,6 +124,8 @@ def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dic
     )  # fmt: skip
     yield "rotate and store", rotate_and_store, early | places, dict(num_warps=4, **launch)
     yield "look up", look_up, dict(SIZE=1024), dict(num_warps=4)
+    yield "find in parts", find_in_parts, early | dict(BLOCK=2048), dict(num_warps=4, **launch)
+    yield "find best", find_best, early | dict(PARTS=64), dict(num_warps=1, **launch)
     yield "angles", angles, dict(HALF=64, HALF_PAD=64), dict(num_warps=1)
     for halves in (True, False):
         columns, size = (2048, 128) if halves else (4096, 4096)
@@ -122,7 +144,7 @@ def variants(arch: Architecture) -> Iterator[tuple[str, Any, dict[str, Any], dic
     if (stream := arch.stream) is not None:
         product = dict(
             SIZE=4096, PAD=4096, TOKENS=1, ROWS=stream.program(4096, 1)[0], NORMED=True,
-            BIASED=False,
+            BIASED=False, LOOPED=False,
         )  # fmt: skip
         options = dict(num_warps=stream.warps, **launch)
         for paired in (False, True):

@@ -17,8 +17,9 @@ SMALL = Architecture(
     multiprocessors=2,
     decode=Tile(rows=16, keys=32, warps=4, stages=1),
     prefill=Tile(rows=32, keys=32, warps=4, stages=1),
+    joined=Tile(rows=16, keys=32, warps=4, stages=1),
     programs=4,
-    stream=Stream(most_tokens=2, numbers=1 << 9, warps=4),
+    stream=Stream(most_tokens=2, numbers=1 << 9, warps=4, resident_warps=2),
 )
 """Tiles that short rows fill."""
 

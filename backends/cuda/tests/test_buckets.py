@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tgi_backend_cuda.buckets import MOST_GRAPH_TOKENS, Buckets
-from tgi_backend_cuda.inputs import Inputs, Shape, fill
+from tgi_backend_cuda.inputs import SHORT_TOKENS, Inputs, Shape, fill
 
 from tgi_core.contract import Step
 
@@ -52,6 +52,20 @@ def test_a_step_fits_the_shape_that_is_chosen_for_it(n, outputs):
     assert shape.decode == all(x == 1 for x in n)
     assert shape.tokens >= sum(n) and shape.outputs >= outputs
     assert shape.rows >= len(n) + (shape.tokens > sum(n) and not shape.decode)
+
+
+def test_a_few_short_rows_have_graphs_of_their_own():
+    buckets = Buckets.up_to(64, 512, short=True)
+    assert {shape.rows for shape in buckets.shapes if shape.short} == {1, 2, 4, 8, 16}
+    for rows, past, short in (
+        (3, SHORT_TOKENS - 1, True),
+        (3, SHORT_TOKENS, False),
+        (17, 9, False),
+    ):
+        shape = buckets.shape_for(step_of([5] * (rows - 1) + [past], [1] * rows, rows))
+        assert shape in buckets.shapes
+        assert shape.short == short
+    assert not any(shape.short for shape in Buckets.up_to(64, 512).shapes)
 
 
 def test_the_largest_graphs_are_captured_first():

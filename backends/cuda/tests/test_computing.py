@@ -12,6 +12,7 @@ from tgi_backend_cuda.computing import GraphComputing
 from tgi_backend_torch.attention import IMPLEMENTATION, BoundLayer
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.sampler import most_probable
 from tgi_backend_torch.trial import try_model
 
 from tests.engines import no_progress
@@ -55,6 +56,7 @@ class Stepper:
             FlatModel(model),
             attention,
             driver,
+            SMALL,
             vocab_size=VOCAB,
             dtype=torch.float32,
             max_rows=MAX_ROWS,
@@ -171,6 +173,23 @@ def test_what_was_sampled_feeds_the_next_step_on_the_device(model):
     logits = stepper.step({1: [-2], 0: [-1]})
     driver.synchronize()
     stepper.held[1][-1], stepper.held[0][-1] = 31, 30
+    for row, seq in enumerate((1, 0)):
+        np.testing.assert_allclose(logits[row].numpy(), stepper.expected(seq), atol=2e-5)
+
+
+def test_a_graph_finds_the_most_probable_tokens_on_its_way(model):
+    driver = LazyDriver()
+    stepper = Stepper(model, driver)
+    stepper.route.warm_up(no_progress)
+    logits = stepper.step({0: [5, 6, 7], 1: [8, 9]})
+    found = stepper.route.most_probable(logits)
+    driver.queue("keep", lambda: stepper.route.keep(found[:, 0]))
+    driver.synchronize()
+    assert torch.equal(found, most_probable(logits))
+    tokens = found[:, 0].tolist()
+    logits = stepper.step({1: [-2], 0: [-1]})
+    driver.synchronize()
+    stepper.held[1][-1], stepper.held[0][-1] = tokens[1], tokens[0]
     for row, seq in enumerate((1, 0)):
         np.testing.assert_allclose(logits[row].numpy(), stepper.expected(seq), atol=2e-5)
 

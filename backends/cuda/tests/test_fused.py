@@ -54,8 +54,12 @@ class GivesTheChoiceFirst(nn.Module):
         return chosen, top.softmax(-1).type_as(hidden_states), logits
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# the interpreter cuts numbers short when it makes them bfloat16
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16 if torch.cuda.is_available() else torch.float16]
+)
 def test_a_router_may_give_what_it_chose_first(dtype):
+    torch.manual_seed(3)
     router = GivesTheChoiceFirst(dtype).to(DEVICE)
     x = torch.randn(3, 8, dtype=dtype, device=DEVICE)
     before = router(x)

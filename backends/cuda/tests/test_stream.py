@@ -8,11 +8,14 @@ from tgi_backend_cuda.launch import (
     Pages,
     Turning,
     attend_rows,
+    attend_turning,
+    find_best_tokens,
     store_tokens,
     turn_and_store_tokens,
     turn_tokens,
 )
 from tgi_backend_cuda.products import Products
+from tgi_backend_torch.sampler import most_probable
 from torch.nn import functional
 
 from tests.paged import BLOCK_TOKENS, DEVICE, SMALL, make_case, reference
@@ -113,3 +116,76 @@ def test_single_tokens_before_prompts_have_tiles_of_their_own(splits):
     torch.testing.assert_close(
         found.cpu().double(), reference(case, scaling=0.25), atol=1e-5, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("vocab_size", [100, 5000])
+def test_the_first_of_the_most_probable_tokens_is_found_in_parts(vocab_size):
+    logits = random(8, vocab_size).half()
+    logits[0, 3] = logits[0, -1] = 9.0  # the first of equals
+    logits[1, -2] = torch.nan
+    logits[2] = -torch.inf
+    logits[3, 7] = torch.inf
+    logits[4, :-1] = -torch.inf
+    logits[5, 0], logits[5, -1] = torch.inf, torch.nan
+    kept, chosen = torch.zeros_like(logits), torch.zeros(8, 2, dtype=torch.int32, device=DEVICE)
+    find_best_tokens(chosen, kept, logits, SMALL)
+    assert chosen[:, 0].tolist()[:6] == [3, -1, -1, 7, vocab_size - 1, -1]
+    assert torch.equal(chosen, most_probable(logits))
+    assert torch.equal(kept.nan_to_num(), logits.nan_to_num())
+
+
+FLOAT8 = torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize(
+    ("dim", "splits", "cache_dtype", "scoring"),
+    [
+        (16, 2, None, {}),
+        (24, 8, None, {}),
+        (24, 2, FLOAT8, {"window": 30}),
+        (16, 8, FLOAT8, {"window": 30}),
+        (16, 3, None, {"softcap": 1.5}),
+        (24, 2, None, {"sinks": torch.linspace(-1.0, 2.0, 6).to(DEVICE)}),
+        (16, 8, None, {"sinks": torch.linspace(-1.0, 2.0, 6).to(DEVICE), "window": 7}),
+    ],
+)
+def test_one_kernel_rotates_stores_and_attends_as_three_do(dim, splits, cache_dtype, scoring):
+    heads, kv_heads = 6, 2
+    sizes = dict(heads=heads, kv_heads=kv_heads, key_dim=dim, cache_dtype=cache_dtype, scale=0.5)
+    case = make_case([40, 0, 17, 95], [1] * 4, **sizes)
+    # a row that only pads comes last
+    rows = replace(
+        case.rows,
+        num_rows=5,
+        lengths=torch.cat((case.rows.lengths, case.rows.lengths.new_zeros(1))),
+        begins=torch.arange(6, dtype=torch.int32, device=DEVICE),
+        cells=torch.cat((case.rows.cells, case.rows.cells.new_full((1,), -1))),
+        decode=True,
+        short=True,
+    )
+    x = random(5, (heads + 2 * kv_heads) * dim, seed=2)
+    angles = random(5, dim // 2, seed=1).repeat(1, 2)
+    turning = Turning(cos=angles.cos(), sin=angles.sin(), heads=heads, kv_heads=kv_heads)
+    one = case.pages
+    two = replace(one, keys=one.keys.clone(), values=one.values.clone())
+    arrived = torch.zeros(SMALL.most_programs, dtype=torch.int32, device=DEVICE)
+    scoring = {"scaling": dim**-0.5, **scoring}
+
+    turned = x.clone()
+    turn_and_store_tokens(two, turned, turning, rows.cells, SMALL)
+    query = turned.unflatten(1, (-1, dim))[:, :heads]
+    expected = attend_rows(two, query, rows, SMALL, **scoring)
+    given = x.clone()
+    for _ in range(2):  # what counts the programs is as it was
+        found = attend_turning(one, given, turning, rows, SMALL, arrived, splits=splits, **scoring)
+        assert found is not None
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        assert not arrived.any()
+    others = (replace(rows, short=False), replace(rows, decode=False))
+    for other in others:
+        assert attend_turning(one, given, turning, other, SMALL, arrived, **scoring) is None
+    assert torch.equal(given, x)
+    # a compiler may round once where it rounded twice
+    same = dict(atol=1e-6, rtol=1e-5, equal_nan=True)
+    torch.testing.assert_close(one.keys.float(), two.keys.float(), **same)
+    assert torch.equal(one.values.float().nan_to_num(9), two.values.float().nan_to_num(9))

@@ -19,6 +19,7 @@ from tgi_backend_cuda.launch import (
     Rows,
     Turning,
     attend_rows,
+    attend_turning,
     store_tokens,
     turn_and_store_tokens,
     turn_tokens,
@@ -42,6 +43,9 @@ class TritonAttention:
         self._gathered = SdpaAttention(self._cache)
         self._dtype = dtype
         self._arch = arch
+        self._arrived = torch.zeros(
+            arch.most_programs, dtype=torch.int32, device=self._pages[0].keys.device
+        )
         self._rows: Rows | None = None
 
     def use(self, rows: Rows) -> None:
@@ -67,13 +71,28 @@ class TritonAttention:
     def turn_and_attend(self, layer: int, x: Tensor, turning: Turning, scoring: Scoring) -> Tensor:
         """The same of queries, keys and values side by side that are yet to be rotated.
 
-        x (T, (heads + 2 kv_heads) * dim) is written to.
+        x (T, (heads + 2 kv_heads) * dim) may be written to.
         """
         rows, heads, kv_heads = self._rows, turning.heads, turning.kv_heads
         query, key, value = x.unflatten(-1, (-1, turning.dim)).split((heads, kv_heads, kv_heads), 1)
         if rows is None:
             turn_tokens(x, turning, self._arch)
             return self._gathered.attend(layer, query, key, value, scoring)
+        if x.dtype == self._dtype:
+            out = attend_turning(
+                self._pages[layer],
+                x,
+                turning,
+                rows,
+                self._arch,
+                self._arrived,
+                scaling=scoring.scaling,
+                window=scoring.window,
+                softcap=scoring.softcap,
+                sinks=scoring.sinks,
+            )
+            if out is not None:
+                return out
         turn_and_store_tokens(self._pages[layer], x, turning, rows.cells, self._arch)
         return self._attend(layer, query, rows, scoring)
 

@@ -15,6 +15,7 @@ import triton
 from numpy.typing import NDArray
 from tgi_backend_torch.cache import BLOCK_TOKENS
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.sampler import most_probable
 from torch import Tensor
 
 from tgi_backend_cuda.attention import TritonAttention
@@ -22,7 +23,9 @@ from tgi_backend_cuda.buckets import Buckets
 from tgi_backend_cuda.driver import CannotCapture, Driver, Graph
 from tgi_backend_cuda.inputs import Inputs, Shape, fill
 from tgi_backend_cuda.kernels.begin import look_up
+from tgi_backend_cuda.launch import find_best_tokens
 from tgi_backend_cuda.staging import Staging
+from tgi_backend_cuda.tiles import Architecture
 from tgi_core.contract import Progress, Step
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class GraphComputing:
         model: FlatModel,
         attention: TritonAttention,
         driver: Driver,
+        arch: Architecture,
         *,
         vocab_size: int,
         dtype: torch.dtype,
@@ -53,6 +57,7 @@ class GraphComputing:
             model: its forward is captured.
             attention: what its layers call.
             driver: the device.
+            arch: chooses how kernels are launched.
             vocab_size: width of a row of logits.
             dtype: of the logits.
             max_rows: most rows in a step.
@@ -64,6 +69,7 @@ class GraphComputing:
         self._model = model
         self.attention = attention
         self._driver = driver
+        self._arch = arch
         self._buckets = buckets
         self._graphs: dict[Shape, Graph] = {}
         self._num_axes = num_axes
@@ -80,7 +86,9 @@ class GraphComputing:
         )
         self._staging = Staging(driver, self._buffer)
         self._logits = torch.zeros(max_rows, vocab_size, dtype=dtype, device=device)
-        self._sampled = torch.zeros(max_tokens, dtype=torch.int32, device=device)
+        self._sampled = torch.zeros(max_tokens, 2, dtype=torch.int32, device=device)
+        """First what the last step sampled; a graph puts the most probable tokens there."""
+        self._num_found = 0
 
     def warm_up(self, progress: Progress) -> None:
         """Captures a graph for each bucket.
@@ -126,9 +134,11 @@ class GraphComputing:
         graph = self._graphs.get(shape) if shape is not None else None
         if shape is None or graph is None:
             inputs = self._send_as_it_is(step, tables)
+            self._num_found = 0
             return self._compute(inputs)
         self._send(step, tables, shape)
         graph.replay()
+        self._num_found = len(step.out)
         return self._logits[: len(step.out)]
 
     def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
@@ -136,9 +146,16 @@ class GraphComputing:
         inputs = self._send_as_it_is(step, tables)
         return self._model.hidden(inputs.tokens.long(), inputs.positions.long())
 
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """What the graph found on its way, if it was one."""
+        if self._num_found:
+            return self._sampled[: self._num_found]
+        return most_probable(logits)
+
     def keep(self, ids: Tensor) -> None:
         """Remembers what was sampled for the outputs of the last step, int32 (L,)."""
-        self._sampled[: len(ids)].copy_(ids)
+        if ids.data_ptr() != self._sampled.data_ptr():
+            self._sampled[: len(ids), 0].copy_(ids)
 
     def _send(self, step: Step, tables: NDArray[np.int32], shape: Shape) -> None:
         numbers = fill(self._staging.next(), step, tables, shape, BLOCK_TOKENS)
@@ -165,4 +182,5 @@ class GraphComputing:
     @torch.inference_mode()
     def _fill(self, inputs: Inputs) -> None:
         self.attention.use(inputs.rows)
-        self._logits[: len(inputs.outputs)].copy_(self._compute(inputs))
+        logits = self._compute(inputs).contiguous()
+        find_best_tokens(self._sampled, self._logits, logits, self._arch)

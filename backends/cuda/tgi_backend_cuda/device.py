@@ -146,13 +146,19 @@ class GpuDevice:
             model,
             TritonAttention(cache, self._chip.architecture, model.model.dtype),
             self._driver,
+            self._chip.architecture,
             vocab_size=limits.vocab_size,
             dtype=model.model.dtype,
             max_rows=limits.max_rows,
             max_tokens=limits.max_step_tokens,
             max_blocks=-(-limits.max_sequence_tokens // BLOCK_TOKENS),
             num_axes=axes,
-            buckets=Buckets.up_to(limits.max_rows, limits.max_step_tokens, axes)
+            buckets=Buckets.up_to(
+                limits.max_rows,
+                limits.max_step_tokens,
+                axes,
+                short=self._chip.architecture.joined is not None,
+            )
             if self._graphs
             else None,
         )

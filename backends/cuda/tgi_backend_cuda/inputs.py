@@ -20,6 +20,8 @@ from tgi_core.contract import Step
 
 _ALIGNED = 4
 """Numbers."""
+SHORT_TOKENS = 2048
+"""Attention by one kernel was faster with 1,000 keys, and slower with 8,000 (docs/measurements)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,8 @@ class Shape:
     """Every row has one token, and `rows` is `tokens`."""
     axes: int = 1
     """Of rotary positions."""
+    short: bool = False
+    """No row is longer than SHORT_TOKENS."""
 
     @classmethod
     def of(cls, step: Step, axes: int = 1) -> Shape:
@@ -44,6 +48,7 @@ class Shape:
             outputs=len(step.out),
             decode=step.num_rows == step.num_tokens,
             axes=axes,
+            short=is_short(step),
         )
 
     @property
@@ -62,6 +67,11 @@ class Shape:
     def num_numbers(self, table_width: int) -> int:
         """Length of the array."""
         return self.tables + self.rows * table_width
+
+
+def is_short(step: Step) -> bool:
+    """Whether no row is longer than SHORT_TOKENS."""
+    return int((step.past + step.n).max()) <= SHORT_TOKENS
 
 
 def fill(
@@ -134,6 +144,7 @@ class Inputs:
                 cells=cells,
                 num_rows=shape.rows,
                 decode=shape.decode,
+                short=shape.short,
                 num_single=num_single,
             ),
         )

@@ -145,10 +145,19 @@ class Products:
         arch, stream = self._arch, self._arch.stream
         assert stream is not None
         size = x.shape[-1]
-        pad = triton.next_power_of_2(size)
+        pad, num_tokens = triton.next_power_of_2(size), x.numel() // size
         rows, warps = stream.program(pad, 2 if paired else 1)
+        num_blocks = triton.cdiv(num_outputs, rows)
+        num_programs = arch.multiprocessors * stream.resident_warps // warps
+        looped = num_tokens == 1 and rows > 1 and num_blocks > num_programs * stream.rounds
+        if looped:
+            # half of the weights are under way while the other half is computed
+            rows //= 2
+            num_blocks = triton.cdiv(num_outputs, rows)
+        else:
+            num_programs = num_blocks
         out = x.new_empty(*x.shape[:-1], num_outputs)
-        multiply[(triton.cdiv(num_outputs, rows),)](
+        multiply[(num_programs,)](
             out,
             x,
             weight,
@@ -157,16 +166,19 @@ class Products:
             out if norm is None else norm.weight,
             0.0 if norm is None else norm.variance_epsilon,
             num_outputs,
+            num_blocks,
             SIZE=size,
             PAD=pad,
-            TOKENS=x.numel() // size,
+            TOKENS=num_tokens,
             ROWS=rows,
             NORMED=norm is not None,
             PAIRED=paired,
             BIASED=bias is not None,
             ADDED=into is not None,
+            LOOPED=looped,
             EARLY=arch.early,
             num_warps=warps,
+            maxnreg=stream.registers,
             **arch.launch,
         )
         return out

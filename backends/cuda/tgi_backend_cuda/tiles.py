@@ -33,6 +33,13 @@ class Stream:
     """Weights that one program holds,"""
     warps: int
     """with which it says how many are under way at once."""
+    registers: int | None = None
+    """Most of a thread,"""
+    resident_warps: int = 16
+    """with which a multiprocessor has room for so many warps at once."""
+    rounds: float = 2.5
+    """A kernel with more programs than are resident at once, so many times over, has no more than
+    those, which go on from one part of the weights to the next."""
     long_factor: int = 1
     """Programs for inputs of more than 8,192 numbers are so many times as large."""
 
@@ -61,6 +68,9 @@ class Architecture:
     """Whether a kernel may be launched before the one before it has ended, and wait for it."""
     extra: tuple[tuple[str, int], ...] = ()
     """Options that only this vendor's Triton has."""
+    joined: Tile | None = None
+    """For a few short rows of one token, 128 numbers a head, 2 bytes a number, which one kernel
+    rotates, stores and attends; None: three kernels do."""
     programs: int = 4
     """Keys of a tile are read in parts until each multiprocessor has so many programs: about as
     many as run at once, for what is read in parts must be added up."""
@@ -83,11 +93,23 @@ class Architecture:
         rows = tile.rows if decode else max(16, tile.rows // weight)
         return replace(tile, rows=rows, keys=keys, stages=1 if weight > 2 else tile.stages)
 
+    def joined_tile(self, *, dim: int, itemsize: int) -> Tile | None:
+        """The same where one kernel does all: its warps grow with the heads."""
+        if self.joined is None:
+            return None
+        warps = self.joined.warps * dim * itemsize // 256
+        return replace(self.joined, warps=min(8, max(1, warps)))
+
+    @property
+    def most_programs(self) -> int:
+        """Rows times KV heads whose keys are read in parts are no more than this."""
+        return self.multiprocessors * self.programs
+
     def splits(self, *, tiles: int, kv_heads: int) -> int:
         """In how many parts the keys of a tile are read, so that the whole chip is at work: a power
         of two.
         """
-        wanted = self.multiprocessors * self.programs // (tiles * kv_heads)
+        wanted = self.most_programs // (tiles * kv_heads)
         return min(MOST_SPLITS, 1 << max(0, wanted.bit_length() - 1))
 
 
@@ -97,7 +119,8 @@ _HOPPER = (
     Tile(rows=16, keys=64, warps=2, stages=3),
     Tile(rows=128, keys=64, warps=4, stages=3),
 )
-_HOPPER_STREAM = Stream(most_tokens=4, numbers=1 << 14, warps=4, long_factor=2)
+_HOPPER_JOINED = Tile(rows=16, keys=32, warps=2, stages=3)
+_HOPPER_STREAM = Stream(most_tokens=4, numbers=1 << 14, warps=4, registers=128, long_factor=2)
 _AMPERE = (
     Tile(rows=16, keys=64, warps=4, stages=3),
     Tile(rows=128, keys=64, warps=8, stages=2),
@@ -132,6 +155,7 @@ def nvidia(capability: tuple[int, int], multiprocessors: int) -> Architecture:
         prefill=prefill,
         stream=_HOPPER_STREAM if hopper else None,
         early=hopper,
+        joined=_HOPPER_JOINED if hopper else None,
     )
 
 

@@ -18,6 +18,7 @@ from tgi_backend_torch.attention import Attention, SdpaAttention
 from tgi_backend_torch.cache import PagedCache
 from tgi_backend_torch.forward import FlatModel
 from tgi_backend_torch.layout import StepLayout
+from tgi_backend_torch.sampler import most_probable
 from tgi_backend_torch.wide_cache import wide
 from tgi_core.contract import Progress, Step
 
@@ -48,6 +49,10 @@ class Computing(Protocol):
 
     def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         """The same, up to the hidden states of all tokens: (T, size)."""
+        ...
+
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """As `sampler.most_probable`, of what the last call of `logits` returned."""
         ...
 
     def keep(self, ids: Tensor) -> None:
@@ -82,6 +87,10 @@ class EagerComputing:
         """See `Computing.hidden`."""
         positions = self._begin(step, tables)
         return self._model.hidden(self._tokens(step.tokens), positions)
+
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """By torch."""
+        return most_probable(logits)
 
     def keep(self, ids: Tensor) -> None:
         """Keeps the tensor itself."""

@@ -46,9 +46,11 @@ class SamplingTorchBackend(TorchBackend):
         if not isinstance(logits, TorchLogits):
             raise TypeError("only what `step` returned can be sampled")
         with self._telling_want_of_memory(f"sampling {batch.num_rows} tokens"):
-            sampled = sample(logits.tensor, batch, self._device.to_device)
-        self._here().computing.keep(self._group.first(sampled.ids))
-        return _Pending(self._device.to_host(sampled.packed()))
+            packed = sample(
+                logits.tensor, batch, self._device.to_device, self._here().computing.most_probable
+            )
+        self._here().computing.keep(self._group.first(packed[:, 0]))
+        return _Pending(self._device.to_host(packed))
 
     def _largest_step(self, model: PreTrainedModel, num_tokens: int, num_rows: int) -> Tensor:
         """Samples too, with the wishes that take the most memory."""

@@ -22,6 +22,7 @@ from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.computing import named_tokens
 from tgi_backend_torch.layers import KeptLayer, Seen, StateSlots, cache_over
 from tgi_backend_torch.padding import Batch, PaddingRules, batches
+from tgi_backend_torch.sampler import most_probable
 from tgi_core.contract import Progress, Step
 
 ToDevice = Callable[[NDArray[Any]], Tensor]
@@ -62,6 +63,10 @@ class PaddedModel:
 
     def warm_up(self, progress: Progress) -> None:
         """Nothing: the steps that the runner tries suffice."""
+
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """By torch."""
+        return most_probable(logits)
 
     def keep(self, ids: Tensor) -> None:
         """Keeps what was sampled, for tokens of the next step that name it."""

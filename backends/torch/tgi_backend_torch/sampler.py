@@ -23,6 +23,8 @@ from tgi_core.sampling.seeds import keys
 Move = Callable[[NDArray[Any]], Tensor]
 """Brings an array to the device, best without waiting for it."""
 
+NO_NUMBER = 0x7FC00000
+"""NaN, a float32, as an int32: a log-probability that nobody asked for."""
 _BLOCK = 256
 """Token ids that a draw takes together, as in the reference."""
 _INCREMENT = 0x9E3779B97F4A7C15 - 2**64
@@ -51,7 +53,7 @@ class DeviceTokens:
 
 
 def unpack(packed: NDArray[np.int32]) -> SampledTokens:
-    """What `DeviceTokens.packed` holds."""
+    """What `sample` returns."""
     most = packed.shape[1] // 2 - 1
     columns = np.split(packed, (1, 2, 2 + most), axis=1)
     ids, logprobs, top_ids, top_logprobs = map(np.ascontiguousarray, columns)
@@ -63,20 +65,43 @@ def unpack(packed: NDArray[np.int32]) -> SampledTokens:
     )
 
 
+def most_probable(logits: Tensor) -> Tensor:
+    """What `sample` gives for a batch that wants nothing else, as most do, in few operations.
+
+    Args:
+        logits: (L, vocab).
+
+    Returns:
+        int32 (L, 2).
+    """
+    ids = logits.argmax(1, keepdim=True)
+    # neither NaN, which argmax finds before anything else, nor -inf
+    usable = logits.gather(1, ids) > -torch.inf
+    ids = torch.where(usable, ids, -1).int()
+    return torch.cat((ids, torch.full_like(ids, NO_NUMBER)), 1)
+
+
 @torch.inference_mode()
-def sample(logits: Tensor, batch: SamplingBatch, move: Move) -> DeviceTokens:
+def sample(
+    logits: Tensor,
+    batch: SamplingBatch,
+    move: Move,
+    plain: Callable[[Tensor], Tensor] = most_probable,
+) -> Tensor:
     """Chooses one token a row.
 
     Args:
         logits: (L, vocab); overwritten if they are contiguous float32.
         batch: L rows.
         move: to the device of the logits.
+        plain: `most_probable`, or what gives the same.
 
     Returns:
-        A token for each row; -1 where the logits hold NaN or nothing above -inf.
+        int32 (L, 2 + 2 K), for `unpack`. First is a token for each row; -1 where the logits hold
+        NaN or nothing above -inf.
     """
     if _is_plain(batch):
-        return _most_probable(logits)
+        return plain(logits)
     logits = logits.float().contiguous()
     num_rows = len(logits)
     _adjust(logits, batch, move)
@@ -106,7 +131,7 @@ def sample(logits: Tensor, batch: SamplingBatch, move: Move) -> DeviceTokens:
     result.logprobs.masked_fill_(~usable, torch.nan)
     result.top_ids.masked_fill_(~usable[:, None], -1)
     result.top_logprobs.masked_fill_(~usable[:, None], -torch.inf)
-    return result
+    return result.packed()
 
 
 def _is_plain(batch: SamplingBatch) -> bool:
@@ -114,17 +139,6 @@ def _is_plain(batch: SamplingBatch) -> bool:
     adjusted = (batch.boost_rows, batch.bias_tokens, batch.history_tokens, batch.mask_rows)
     wants = (batch.temperature > 0, batch.logprobs, batch.num_top > 0, batch.forced >= 0)
     return not any(map(len, adjusted)) and not any(wanted.any() for wanted in wants)
-
-
-def _most_probable(logits: Tensor) -> DeviceTokens:
-    """As `sample`, in few operations: that of most steps."""
-    ids = logits.argmax(1, keepdim=True)
-    # neither NaN, which argmax finds before anything else, nor -inf
-    usable = logits.gather(1, ids) > -torch.inf
-    ids = torch.where(usable, ids, -1).int()
-    nothing = ids.new_empty(len(ids), 0)
-    logprobs = logits.new_full((len(ids),), torch.nan, dtype=torch.float32)
-    return DeviceTokens(ids[:, 0], logprobs, nothing, nothing.float())
 
 
 class _Rows:

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def look_up(out, tokens, sampled, num_tokens, SIZE: tl.constexpr):
-    """Out int64 (num_tokens,) = tokens int32, where -1 - i stands for sampled int32 [i].
+    """Out int64 (num_tokens,) = tokens int32, where -1 - i stands for sampled int32 [i, 0] of 2.
 
     A token below zero among `sampled` could not be sampled; 0 takes its place, as its request fails
     as soon as that is read.
@@ -17,7 +17,7 @@ def look_up(out, tokens, sampled, num_tokens, SIZE: tl.constexpr):
     there = at < num_tokens
     token = tl.load(tokens + at, there, other=0)
     named = there & (token < 0)
-    last = tl.load(sampled + (-1 - token), named, other=0)
+    last = tl.load(sampled + 2 * (-1 - token), named, other=0)
     tl.store(out + at, tl.where(named, tl.maximum(last, 0), token).to(tl.int64), there)
 
 

@@ -33,14 +33,15 @@ def find_row(begins, num_rows, tile, TILE_TOKENS: tl.constexpr):
 
 
 @triton.jit
-def add_keys(
-    acc, high, total, q, start, end, table, keys, values, kv_head, position, slope,
-    scaling, softcap,
-    MASKED: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SLOPES: tl.constexpr,
-    KEYS: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+def load_keys(
+    start, end, table, keys, values, kv_head,
+    MASKED: tl.constexpr, KEYS: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
     KEY_DIM: tl.constexpr, KEY_PAD: tl.constexpr, VALUE_DIM: tl.constexpr, VALUE_PAD: tl.constexpr,
 ):  # fmt: skip
-    """Takes KEYS more keys into the running maximum, sum and output of a tile."""
+    """KEYS keys and their values from `start` on: (KEYS, KEY_PAD) and (KEYS, VALUE_PAD).
+
+    With MASKED those from `end` on are 0.
+    """
     key = start + tl.arange(0, KEYS)
     key_d = tl.arange(0, KEY_PAD)
     value_d = tl.arange(0, VALUE_PAD)
@@ -64,6 +65,17 @@ def add_keys(
             v = tl.load(value_at)
         else:
             v = tl.load(value_at, mask=(value_d < VALUE_DIM)[None, :], other=0.0)
+    return k, v
+
+
+@triton.jit
+def take_in(
+    acc, high, total, q, k, v, start, end, position, slope, scaling, softcap,
+    MASKED: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SLOPES: tl.constexpr,
+    KEYS: tl.constexpr,
+):  # fmt: skip
+    """Takes these keys and values into the running output, maximum and sum of a tile."""
+    key = start + tl.arange(0, KEYS)
     scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scaling
     if SOFTCAP:
         # tanh by the exponential function, which every Triton has
@@ -85,6 +97,25 @@ def add_keys(
     v = v.to(q.dtype)
     acc = tl.dot(weights.to(q.dtype), v, acc=acc * shrink[:, None], input_precision="ieee")
     return acc, new_high, total
+
+
+@triton.jit
+def add_keys(
+    acc, high, total, q, start, end, table, keys, values, kv_head, position, slope,
+    scaling, softcap,
+    MASKED: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SLOPES: tl.constexpr,
+    KEYS: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+    KEY_DIM: tl.constexpr, KEY_PAD: tl.constexpr, VALUE_DIM: tl.constexpr, VALUE_PAD: tl.constexpr,
+):  # fmt: skip
+    """Takes KEYS more keys of the cache into the running output, maximum and sum of a tile."""
+    k, v = load_keys(
+        start, end, table, keys, values, kv_head, MASKED, KEYS, KV_HEADS, BLOCK_TOKENS,
+        KEY_DIM, KEY_PAD, VALUE_DIM, VALUE_PAD,
+    )  # fmt: skip
+    return take_in(
+        acc, high, total, q, k, v, start, end, position, slope, scaling, softcap,
+        MASKED, WINDOW, SOFTCAP, SLOPES, KEYS,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_splits", "first_tile"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tgi_backend_torch.cache import BLOCK_TOKENS, PagedCache
 from tgi_backend_torch.forward import FlatModel
+from tgi_backend_torch.sampler import most_probable
 from tgi_backend_torch.shapes.adapters import StackedAdapters
 from tgi_backend_torch.shapes.attention import BlockAttention, FusedAttention, Rows
 from tgi_backend_torch.shapes.buckets import Buckets, Shape
@@ -163,6 +164,10 @@ class ShapedComputing:
     def hidden(self, step: Step, tables: NDArray[np.int32]) -> Tensor:
         """No shape is compiled for it."""
         raise Unsupported("embeddings")
+
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """By torch; tokens are chosen on the host."""
+        return most_probable(logits)
 
     def keep(self, ids: Tensor) -> None:
         """Tokens are chosen on the host."""
