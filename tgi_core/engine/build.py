@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tgi_core.contract import Step, StepImage
 from tgi_core.scheduler.plan import PlannedRow, StepPlan
+from tgi_core.scheduler.sequence import Sequence
 
 IntArray = NDArray[np.int32]
 
@@ -29,20 +30,37 @@ class Output:
         return self.row.drafts[: self.ahead]
 
 
-def build_step(plan: StepPlan) -> tuple[Step, list[Output]]:
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the outputs of a step are for."""
+
+    sequences: list[Sequence]
+    """Of each."""
+    details: list[Output]
+    """Of each; empty if every row is plain: each has one output then, and it samples."""
+
+
+def build_step(plan: StepPlan) -> tuple[Step, Outputs]:
     """The arrays of a step, and what each of its outputs is for."""
-    tokens: list[int] = []
-    out: list[int] = []
-    outputs: list[Output] = []
+    if not plan.special:
+        # most steps are such, and no other lines run as often
+        tokens = [
+            row.sequence.tokens[row.begin] if row.previous is None else -1 - row.previous
+            for row in plan.rows
+        ]
+        out = list(range(len(tokens)))
+        return _step(plan, tokens, out), Outputs([row.sequence for row in plan.rows], [])
+    tokens, out = [], []
+    details: list[Output] = []
     for row in plan.rows:
         if not row.plain:
-            _add_special(row, tokens, out, outputs)
+            _add_special(row, tokens, out, details)
             continue
         previous = row.previous
         out.append(len(tokens))
-        outputs.append(Output(row, None))
+        details.append(Output(row, None))
         tokens.append(row.sequence.tokens[row.begin] if previous is None else -1 - previous)
-    return _step(plan, tokens, out), outputs
+    return _step(plan, tokens, out), Outputs([one.row.sequence for one in details], details)
 
 
 def _add_special(row: PlannedRow, tokens: list[int], out: list[int], outputs: list[Output]) -> None:

@@ -13,7 +13,7 @@ from tgi_core.contract import (
     TokenEvent,
     TopToken,
 )
-from tgi_core.engine.build import Output
+from tgi_core.engine.build import Output, Outputs
 from tgi_core.engine.guidance import advance
 from tgi_core.scheduler.sequence import PromptScore, Sequence, Status
 
@@ -41,58 +41,88 @@ class Committed:
     """and those that were right and of use."""
 
 
-def commit(outputs: list[Output], sampled: SampledTokens) -> Committed:
+def commit(outputs: Outputs, sampled: SampledTokens) -> Committed:
     """Appends tokens to their sequences; those that ended meanwhile are passed over."""
     result = Committed()
     events, continuing, last_outputs = result.events, result.continuing, result.last_outputs
-    ids, logprobs, running = sampled.ids.tolist(), sampled.logprobs.tolist(), Status.RUNNING
+    ids, details, running = sampled.ids.tolist(), outputs.details, Status.RUNNING
     num_tokens = 0
-    for i, output in enumerate(outputs):
-        row = output.row
-        sequence = row.sequence
-        if sequence.status is not running or output.ahead:
-            continue  # a row's first output brings those behind its drafts
-        request = sequence.request
-        wants = request.sampling
-        if output.scored is not None:
-            score = PromptScore(logprobs[i], _top(sampled, i, wants.num_top))
-            _score(sequence, output.scored, score, result)
+    for i, sequence in enumerate(outputs.sequences):
+        if sequence.status is not running:
             continue
-        token, fault = ids[i], None
-        taken: tuple[int, ...]
-        if row.plain and token >= 0:
-            # what `_take` comes to here, without a call: no other line runs as often
-            sequence.tokens.append(token)
-            ends = len(sequence.tokens) >= sequence.ends_at or token in sequence.eos
-            taken, finish = (token,), _finish(sequence, token) if ends else None
-        else:
-            taken, finish, fault = _take(sequence, ids[i : i + 1 + len(row.drafts)], row.drafts)
-        end = i + len(taken)
-        if taken:
-            # by place: names would take as long again
-            event = TokenEvent(
-                request.request_id,
-                taken,
-                tuple(logprobs[i:end]) if wants.logprobs or wants.num_top else (),
-                _tops(sampled, range(i, end), wants.num_top) if wants.num_top else (),
-                finish,
-            )
-            events.append(event)
-        if fault is not None:
-            events.append(RequestFailed(request_id=request.request_id, message=fault))
-            result.failed.append(sequence)
+        token = ids[i]
+        if token < 0 or (details and not details[i].row.plain):
+            _commit_special(sequence, details[i] if details else None, i, ids, sampled, result)
             continue
-        num_tokens += len(taken)
-        if row.drafts:
-            result.num_drafts += len(row.drafts)
-            result.num_accepted += len(taken) - 1
+        # what that comes to for the common row, without a call: no other lines run as often
+        tokens = sequence.tokens
+        tokens.append(token)
+        num_tokens += 1
+        finish = None
+        if len(tokens) >= sequence.ends_at or token in sequence.eos:
+            finish = _finish(sequence, token)
         if finish is None:
             continuing.append(sequence)
-            last_outputs.append(end - 1)
+            last_outputs.append(i)
         else:
             result.finished.append(sequence)
-    result.num_tokens = num_tokens
+        known = _known(sequence, sampled, i, 1) if sequence.detailed else ((), ())
+        # by place: names would take as long again
+        events.append(TokenEvent(sequence.request.request_id, (token,), *known, finish))
+    result.num_tokens += num_tokens
     return result
+
+
+def _commit_special(
+    sequence: Sequence,
+    output: Output | None,
+    i: int,
+    ids: list[int],
+    sampled: SampledTokens,
+    result: Committed,
+) -> None:
+    """Output number i, of a row that is not plain, or brought no token."""
+    scored: int | None = None
+    drafts: tuple[int, ...] = ()
+    if output is not None:
+        if output.ahead:
+            return  # a row's first output brings those behind its drafts
+        scored, drafts = output.scored, output.row.drafts
+    request = sequence.request
+    if scored is not None:
+        top = _top(sampled, i, request.sampling.num_top)
+        _score(sequence, scored, PromptScore(float(sampled.logprobs[i]), top), result)
+        return
+    taken, finish, fault = _take(sequence, ids[i : i + 1 + len(drafts)], drafts)
+    if taken:
+        known = _known(sequence, sampled, i, len(taken))
+        result.events.append(TokenEvent(request.request_id, taken, *known, finish))
+    if fault is not None:
+        result.events.append(RequestFailed(request_id=request.request_id, message=fault))
+        result.failed.append(sequence)
+        return
+    result.num_tokens += len(taken)
+    if drafts:
+        result.num_drafts += len(drafts)
+        result.num_accepted += len(taken) - 1
+    if finish is None:
+        result.continuing.append(sequence)
+        result.last_outputs.append(i + len(taken) - 1)
+    else:
+        result.finished.append(sequence)
+
+
+def _known(
+    sequence: Sequence, sampled: SampledTokens, first: int, num: int
+) -> tuple[tuple[float, ...], tuple[tuple[TopToken, ...], ...]]:
+    """Log-probabilities and alternatives of `num` tokens, as far as a request wants to know."""
+    wants = sequence.request.sampling
+    if not (wants.logprobs or wants.num_top):
+        return (), ()
+    logprobs = tuple(sampled.logprobs[first : first + num].tolist())
+    if not wants.num_top:
+        return logprobs, ()
+    return logprobs, tuple(_top(sampled, i, wants.num_top) for i in range(first, first + num))
 
 
 def _take(
@@ -146,10 +176,6 @@ def _finish(sequence: Sequence, token: int) -> FinishReason | None:
     if len(sequence.tokens) >= sequence.ends_at:
         return FinishReason.LENGTH
     return None
-
-
-def _tops(sampled: SampledTokens, rows: range, num: int) -> tuple[tuple[TopToken, ...], ...]:
-    return tuple(_top(sampled, row, num) for row in rows)
 
 
 def _top(sampled: SampledTokens, row: int, num: int) -> tuple[TopToken, ...]:

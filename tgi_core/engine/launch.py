@@ -22,7 +22,7 @@ from tgi_core.contract import (
     StepBackend,
 )
 from tgi_core.engine.adjustments import boost
-from tgi_core.engine.build import Output, build_embedding, build_step
+from tgi_core.engine.build import Outputs, build_embedding, build_step
 from tgi_core.engine.commit import Committed
 from tgi_core.engine.guidance import mask
 from tgi_core.engine.pool import pool
@@ -39,7 +39,7 @@ class InFlight:
     """A step whose tokens are not on the host yet."""
 
     plan: StepPlan
-    outputs: list[Output]
+    outputs: Outputs
     logits: PendingLogits
     tokens: PendingTokens
     launched: Launched
@@ -74,7 +74,7 @@ def launch(
     """
     begin = perf_counter()
     step, outputs = build_step(plan)
-    batch = wishes.batch(step, outputs, special=bool(plan.special))
+    batch = wishes.batch(step, outputs)
     if capabilities.logits is LogitsRows.NONE:
         step = replace(step, sampling=batch)
     built = perf_counter()
@@ -82,8 +82,9 @@ def launch(
     pending = backend.step(step)
     unable: list[tuple[Sequence, str]] = []
     if plan.special:
-        batch, unadjusted = boost(batch, outputs, adjustments, capabilities.vocab_size)
-        batch, unguided = mask(batch, outputs, capabilities.vocab_size)
+        details = outputs.details
+        batch, unadjusted = boost(batch, details, adjustments, capabilities.vocab_size)
+        batch, unguided = mask(batch, details, capabilities.vocab_size)
         unable = unadjusted + unguided
     tokens: PendingTokens
     if sampler is not None:

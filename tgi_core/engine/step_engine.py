@@ -338,9 +338,10 @@ class StepEngine:
         )
         for sequence, fault in step.unable:
             self._fail(sequence, GenerationError(fault))
-        for i, output in enumerate(step.outputs):
-            if output.scored is None:
-                output.row.sequence.pending = i
+        details = step.outputs.details
+        for i, sequence in enumerate(step.outputs.sequences):
+            if not details or details[i].scored is None:
+                sequence.pending = i
         self._tally.launched(plan, step.launched, perf_counter())
         return step
 
@@ -358,11 +359,14 @@ class StepEngine:
         waited = perf_counter()
         sampled = step.tokens.wait()
         ready = perf_counter()
-        newer = self._in_flight.plan.rows if self._in_flight else ()
-        sampled_again = {row.sequence for row in newer if row.samples}
-        for row in step.plan.rows:
-            if row.sequence not in sampled_again:
-                row.sequence.pending = None
+        newer = self._in_flight
+        # most often every sequence has its next token under way
+        if newer is None or newer.outputs.sequences != step.outputs.sequences:
+            rows = newer.plan.rows if newer is not None else ()
+            sampled_again = {row.sequence for row in rows if row.samples}
+            for row in step.plan.rows:
+                if row.sequence not in sampled_again:
+                    row.sequence.pending = None
         result = commit(step.outputs, sampled)
         for row in step.plan.special:
             self._note(row)

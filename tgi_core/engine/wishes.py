@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgi_core.contract import SamplingBatch, SamplingParams, Step
-from tgi_core.engine.build import Output
+from tgi_core.engine.build import Output, Outputs
 from tgi_core.sampling.seeds import uniform
 from tgi_core.scheduler.sequence import Sequence
 
@@ -56,25 +56,23 @@ class Wishes:
         self._put(self._scored, _NEUTRAL)
         self._last: _Gathered | None = None
 
-    def batch(self, step: Step, outputs: list[Output], *, special: bool) -> SamplingBatch:
+    def batch(self, step: Step, outputs: Outputs) -> SamplingBatch:
         """What to do with each output's logits; the arrays may be those of the last batch.
 
         Args:
             step: the one that they are of.
             outputs: all of them.
-            special: whether any row of the step is not plain.
         """
-        sequences = [output.row.sequence for output in outputs]
-        scores = special and any(output.scored is not None for output in outputs)
-        if scores:
-            gathered = self._gather_scored(outputs, sequences)
+        sequences, details = outputs.sequences, outputs.details
+        if any(output.scored is not None for output in details):
+            gathered = self._gather_scored(details, sequences)
         elif self._last is not None and self._last.sequences == sequences:
             gathered = self._last
         else:
             gathered = self._last = self._gather(sequences, [s.seq for s in sequences])
         batch = gathered.batch
-        if special and any(s.counts is not None for s in sequences if not s.plain):
-            batch = _with_histories(batch, outputs)
+        if details and any(s.counts is not None for s in sequences if not s.plain):
+            batch = _with_histories(batch, details)
         if not gathered.draws:
             return batch
         # a token still in flight counts: its successor's place is known before its value

@@ -217,12 +217,12 @@ class Scheduler:
         for sequence in tuple(self._running):
             begin, pending = sequence.num_computed, sequence.pending
             num_known = len(sequence.tokens)
-            if num_known + (pending is not None) - begin != 1 or sequence.status is not running:
+            if num_known - begin != (pending is None) or sequence.status is not running:
                 continue  # in prefill, complete, or preempted in this very loop
-            if not sequence.plain and sequence.request.embedding:
-                continue  # the end of a prompt
             if place is not None and sequence.adapter_place != place:
                 continue
+            if not sequence.plain and sequence.request.embedding:
+                continue  # the end of a prompt
             if len(rows) == most:
                 break
             if pending is not None and (

@@ -79,6 +79,7 @@ class Sequence:
         "arrival_s",
         "blocks",
         "counts",
+        "detailed",
         "drafted",
         "ends_at",
         "eos",
@@ -180,6 +181,8 @@ class Sequence:
         """Tokens that end it."""
         self.needs_host = bool(self.counts is not None or guided or request.sampling.adjustments)
         """Whether sampling its next token needs the value of the last one."""
+        self.detailed = bool(request.sampling.logprobs or request.sampling.num_top)
+        """Whether more is wanted to be known of its tokens than which they are."""
         self.plain = not (
             self.needs_host
             or start
