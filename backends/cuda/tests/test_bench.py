@@ -3,15 +3,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
+from tgi_backend_cuda.chip import describe
 
+from tests.bench.gpu import models, ways
 from tests.bench.gpu.__main__ import ROOT, run_part, write_page
 from tests.bench.gpu.limits import Limits, Needs
 from tests.bench.gpu.models import llama_1b, llama_8b
 from tests.bench.gpu.trace import busy_share, kernel_table
+from tests.families import GQA
+from tests.lazy_driver import LazyDriver
+from tests.paged import SMALL
 
 H200 = Limits(bytes_s=4.3e12, flops_s=790e12)
 
@@ -89,6 +95,27 @@ def test_the_page_has_one_table_of_all_parts_and_the_rest_below(tmp_path):
     assert "abc123" in text
     assert text.index("| what |") < text.index("| decode |") < text.index("## 8b")
     assert "ready in 10 s" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="`make gpu` runs it")
+def test_each_way_to_compute_a_step_is_timed(monkeypatch, tmp_path):
+    def make(config, attention):
+        with torch.no_grad():
+            return transformers.AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=attention
+            ).eval()
+
+    chip = replace(describe("a small GPU", (9, 0), 2, 1 << 30), architecture=SMALL)
+    monkeypatch.setattr(ways, "nvidia_chip", lambda: chip)
+    monkeypatch.setattr(models, "TorchDriver", lambda: LazyDriver(late=False))
+    monkeypatch.setattr(models, "make_model", make)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(ways, "seconds", lambda run, repeats: run() or 0.001)
+    monkeypatch.setattr(ways, "_PAST", (20, 50))
+    config = transformers.LlamaConfig(**{**GQA, "num_hidden_layers": 1})
+    found = list(ways.ways(config, tmp_path))
+    assert [line.split(":")[0].strip() for line in found] == list(ways.WAYS)
+    assert all(line.count("1000 us") == 4 for line in found)
 
 
 def test_it_needs_no_more_than_torch_triton_and_transformers():

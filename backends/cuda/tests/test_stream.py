@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tgi_backend_cuda.greedy import find_best_tokens
 from tgi_backend_cuda.launch import (
     Pages,
     Turning,
     attend_rows,
-    attend_turning,
-    find_best_tokens,
     store_tokens,
     turn_and_store_tokens,
     turn_tokens,
 )
 from tgi_backend_cuda.products import Products
+from tgi_backend_cuda.short_rows import attend_turning
 from tgi_backend_torch.sampler import most_probable
 from torch.nn import functional
 

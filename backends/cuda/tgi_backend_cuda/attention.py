@@ -19,11 +19,11 @@ from tgi_backend_cuda.launch import (
     Rows,
     Turning,
     attend_rows,
-    attend_turning,
     store_tokens,
     turn_and_store_tokens,
     turn_tokens,
 )
+from tgi_backend_cuda.short_rows import attend_turning
 from tgi_backend_cuda.tiles import Architecture
 from tgi_core.contract import Step
 

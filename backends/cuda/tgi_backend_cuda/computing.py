@@ -21,9 +21,9 @@ from torch import Tensor
 from tgi_backend_cuda.attention import TritonAttention
 from tgi_backend_cuda.buckets import Buckets
 from tgi_backend_cuda.driver import CannotCapture, Driver, Graph
+from tgi_backend_cuda.greedy import find_best_tokens
 from tgi_backend_cuda.inputs import Inputs, Shape, fill
 from tgi_backend_cuda.kernels.begin import look_up
-from tgi_backend_cuda.launch import find_best_tokens
 from tgi_backend_cuda.staging import Staging
 from tgi_backend_cuda.tiles import Architecture
 from tgi_core.contract import Progress, Step

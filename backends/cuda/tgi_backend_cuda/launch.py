@@ -6,20 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 import triton
-from tgi_backend_torch.sampler import NO_NUMBER
 from torch import Tensor
 
-from tgi_backend_cuda.kernels.decode import turn_store_and_attend
 from tgi_backend_cuda.kernels.fused import rotate
-from tgi_backend_cuda.kernels.greedy import find_best, find_in_parts
 from tgi_backend_cuda.kernels.paged import attend, combine
 from tgi_backend_cuda.kernels.store import rotate_and_store, store
 from tgi_backend_cuda.tiles import Architecture, Tile
-
-_PART_TOKENS = 2048
-"""Of which one program finds the most probable."""
-_ADDED_NUMBERS = 4096
-"""Of what several programs found, added up at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +80,9 @@ def store_tokens(
         KV_HEADS=kv_heads,
         HEADS_PAD=triton.next_power_of_2(kv_heads),
         KEY_DIM=key_dim,
-        KEY_PAD=_pad(key_dim),
+        KEY_PAD=pad(key_dim),
         VALUE_DIM=value_dim,
-        VALUE_PAD=_pad(value_dim),
+        VALUE_PAD=pad(value_dim),
         EARLY=arch.early,
         num_warps=4,
         **arch.launch,
@@ -151,7 +143,7 @@ def turn_and_store_tokens(
         x.stride(0),
         SCALED=pages.quantized,
         DIM=turning.dim,
-        DIM_PAD=_pad(turning.dim),
+        DIM_PAD=pad(turning.dim),
         HALF_PAD=triton.next_power_of_2(turning.dim // 2),
         HEADS=turning.heads,
         HEADS_PAD=triton.next_power_of_2(turning.heads),
@@ -238,7 +230,7 @@ def _attend(
     """Of all rows, or of those behind the ones with a single token."""
     num_tokens, heads, key_dim = query.shape
     _, block_tokens, kv_heads, value_dim = pages.values.shape
-    key_pad, value_pad = _pad(key_dim), _pad(value_dim)
+    key_pad, value_pad = pad(key_dim), pad(value_dim)
     group = heads // kv_heads
     if tile is None:
         tile = arch.tile(
@@ -320,134 +312,11 @@ def _attend(
         )
 
 
-def attend_turning(
-    pages: Pages,
-    x: Tensor,
-    turning: Turning,
-    rows: Rows,
-    arch: Architecture,
-    arrived: Tensor,
-    *,
-    scaling: float,
-    window: int | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-    splits: int | None = None,
-) -> Tensor | None:
-    """As `turn_and_store_tokens` and then `attend_rows`, of a few short rows of one token each.
-
-    Args:
-        pages: keys and values; those of the new tokens are put into it.
-        x: (T, (heads + 2 kv_heads) * dim); stays as it is.
-        turning: positions and heads.
-        rows: of one token each.
-        arch: chooses tiles and splits.
-        arrived: int32 (`arch.most_programs`,), 0 before and after.
-        scaling: see `attend_rows`, also for all that follow.
-        window: see there.
-        softcap: see there.
-        sinks: see there.
-        splits: see there.
-
-    Returns:
-        (T, heads, dim), 0 for tokens that only pad; None, and nothing is done, for other rows.
-    """
-    num_rows, dim, kv_heads = len(x), turning.dim, turning.kv_heads
-    group = turning.heads // kv_heads
-    dim_pad, group_pad = _pad(dim), triton.next_power_of_2(group)
-    if splits is None:
-        splits = arch.splits(tiles=num_rows, kv_heads=kv_heads)
-    tile = arch.joined_tile(dim=dim_pad, itemsize=x.element_size())
-    if tile is None or splits == 1 or not (rows.decode and rows.short):
-        return None
-    out = x.new_empty(num_rows, turning.heads, dim)
-    part_out = x.new_empty(num_rows, kv_heads, splits, group, dim, dtype=torch.float32)
-    part_high = x.new_empty(num_rows, kv_heads, splits, group, dtype=torch.float32)
-    part_total = torch.empty_like(part_high)
-    dtype = pages.keys.dtype
-    turn_store_and_attend[(num_rows, kv_heads, splits)](
-        out,
-        part_out,
-        part_high,
-        part_total,
-        arrived,
-        x,
-        turning.cos,
-        turning.sin,
-        pages.keys,
-        pages.values,
-        rows.cells,
-        rows.tables,
-        rows.table_width,
-        rows.lengths,
-        out if sinks is None else sinks,
-        splits,
-        scaling * pages.key_scale,
-        softcap or 0.0,
-        pages.value_scale,
-        1.0 / pages.key_scale,
-        1.0 / pages.value_scale,
-        torch.finfo(dtype).max,
-        x.stride(0),
-        SCALED=pages.quantized,
-        WINDOW=window or 0,
-        SOFTCAP=softcap is not None,
-        SINKS=sinks is not None,
-        GROUP=group,
-        GROUP_PAD=group_pad,
-        TILE_ROWS=max(16, group_pad),
-        KV_HEADS=kv_heads,
-        BLOCK_TOKENS=pages.keys.shape[1],
-        DIM=dim,
-        DIM_PAD=dim_pad,
-        KEYS=tile.keys,
-        PARTS=max(1, _ADDED_NUMBERS // (group_pad * dim_pad)),
-        EARLY=arch.early,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        **arch.launch,
-        **dict(arch.extra),
-    )
-    return out
-
-
-def find_best_tokens(chosen: Tensor, kept: Tensor, logits: Tensor, arch: Architecture) -> None:
-    """Copies logits (L, vocab) to kept, and puts into chosen, int32 (L, 2), what
-    `sampler.most_probable` gives for them. All contiguous.
-    """
-    num_rows, vocab_size = logits.shape
-    num_parts = triton.cdiv(vocab_size, _PART_TOKENS)
-    part_high = logits.new_empty(num_rows, num_parts, dtype=torch.float32)
-    part_at = logits.new_empty(num_rows, num_parts, dtype=torch.int32)
-    find_in_parts[(num_rows, num_parts)](
-        kept,
-        part_high,
-        part_at,
-        logits,
-        vocab_size,
-        BLOCK=_PART_TOKENS,
-        EARLY=arch.early,
-        num_warps=4,
-        **arch.launch,
-    )
-    find_best[(num_rows,)](
-        chosen,
-        part_high,
-        part_at,
-        num_parts,
-        NO_NUMBER,
-        PARTS=triton.next_power_of_2(num_parts),
-        EARLY=arch.early,
-        num_warps=1,
-        **arch.launch,
-    )
-
-
 def _dense(x: Tensor) -> Tensor:
     """The last dimension side by side; the kernels take any other strides."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _pad(dim: int) -> int:
+def pad(dim: int) -> int:
     """The width of a tile: a power of two that matrix units take."""
     return max(16, int(triton.next_power_of_2(dim)))

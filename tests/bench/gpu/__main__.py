@@ -2,7 +2,7 @@
 
     python -m tests.bench.gpu [PART ...] [--seconds 560] [--out FOLDER] [--commit HASH]
 
-Parts: tests, report, 8b, 1b, mixtral, ranks, warm, peer, tiles, bits; all of them without one
+Parts: tests, report, 8b, 1b, mixtral, ranks, warm, peer, tiles, bits, ways; all of them without one
 named. Each runs in a process of its own that is ended when its time is up, and the page is written
 anew after each, so that whatever comes in between, what was measured is there. Nothing is
 installed, and nothing downloaded but by the package `kernels`, if that is there.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from tgi_backend_cuda.chip import nvidia_chip
+from tgi_backend_cuda.chip import Chip, nvidia_chip
 from tgi_backend_cuda.device import GpuDevice
 from tgi_backend_cuda.driver import TorchDriver
 from tgi_backend_torch.attention import IMPLEMENTATION
@@ -107,8 +107,8 @@ class Clock:
 class RandomBackend(SamplingTorchBackend):
     """The CUDA backend over a model that was never on disk; counts how long it waits."""
 
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(GpuDevice("cuda", nvidia_chip(), TorchDriver()))
+    def __init__(self, config: PretrainedConfig, chip: Chip | None = None) -> None:
+        super().__init__(GpuDevice("cuda", chip or nvidia_chip(), TorchDriver()))
         self.config = config
         self.model: PreTrainedModel | None = None
         self.clock = Clock()

@@ -331,6 +331,16 @@ def part_bits(folder: Path) -> None:
         say(line)
 
 
+def part_ways(folder: Path) -> None:
+    """A step of one row and of eight, by each way to compute it."""
+    from tests.bench.gpu.ways import ways
+
+    for name, config in (("1B", llama_1b()), ("8B", llama_8b())):
+        say(f"{name}, the graph of a decoding step:")
+        for line in ways(config, folder):
+            say(line)
+
+
 def tell_limits() -> Limits:
     limits = measure_limits()
     say(
@@ -357,6 +367,7 @@ PARTS: dict[str, tuple[Callable[[Path], None], int]] = {
     "peer": (part_peer, 100),
     "tiles": (part_tiles, 90),
     "bits": (part_bits, 60),
+    "ways": (part_ways, 90),
 }
 """By name: what to run, and the most seconds that it may take."""
 

@@ -56,14 +56,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "four slots": {"max_rows": 4, "max_sequences": 4, "block_tokens": 4096, "cache_tokens": 16384},
 }
 
+GREEDY = pytest.param({}, id="greedy", marks=pytest.mark.long)
+
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize(
-    "sampling",
-    [
-        pytest.param({}, id="greedy", marks=pytest.mark.long),
-        pytest.param({"temperature": 0.9, "top_p": 0.95}, id="sampled"),
-    ],
+    "sampling", [GREEDY, pytest.param({"temperature": 0.9, "top_p": 0.95}, id="sampled")]
 )
 def test_tokens_do_not_depend_on_company(shape: dict[str, Any], sampling: dict[str, Any]) -> None:
     wanted = requests(40, max_new=150, **sampling)
@@ -143,13 +141,7 @@ def test_running_sequences_share_their_prompt() -> None:
     assert [e.num_cached for e in started] == [99]
 
 
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        pytest.param({}, id="greedy", marks=pytest.mark.long),
-        pytest.param({"temperature": 1.0}, id="sampled"),
-    ],
-)
+@pytest.mark.parametrize("sampling", [GREEDY, pytest.param({"temperature": 1.0}, id="sampled")])
 def test_a_resumed_request_goes_on_as_if_nothing_had_happened(sampling: dict[str, Any]) -> None:
     for request in requests(12, **sampling):
         whole = generate(fake_engine(), [request])[request.request_id]
