@@ -122,7 +122,7 @@ class GpuDevice:
         """Measured twice over, for graphs have memory of their own, and what graphs take."""
         return 2 * self._driver.peak_bytes(run) + _GRAPH_BYTES
 
-    def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def prepare(self, model: nn.Module, dtype: torch.dtype, *, exact: bool = True) -> None:
         """Chooses kernels for weights in few bits, and fuses what lies between the products."""
         if self._few_bits:
             choose(model, dtype, self._kernels(dtype))

@@ -133,7 +133,7 @@ class HpuDevice:
         """Measured twice over, for graphs keep memory of their own."""
         return 2 * habana.peak_bytes(run)
 
-    def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def prepare(self, model: nn.Module, dtype: torch.dtype, *, exact: bool = True) -> None:
         """Gives experts fixed shapes, and norms one kernel; measures or quantizes, if that was
         asked for.
         """

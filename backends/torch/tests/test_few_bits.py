@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tgi_backend_torch.quant import linear
+from tgi_backend_torch.quant import kernels, linear
 from tgi_backend_torch.quant.codebook import FP4, NF4, to_codebook
 from tgi_backend_torch.quant.float8 import narrow, to_float8, widen
 from tgi_backend_torch.quant.grouped import grouped
@@ -125,8 +125,27 @@ def test_the_kernel_of_8_bits_computes_the_same(rows, weight):
     torch.testing.assert_close(layer(x), expected, atol=2e-2, rtol=2e-2)
 
 
-def test_in_float32_no_kernel_is_chosen(weight):
+def test_where_float32_was_asked_for_no_kernel_is_chosen(weight):
     layer = layer_of(to_int8(weight, torch.float32))
     before = layer.held
     choose_kernels(nn.Sequential(layer), torch.float32)
     assert layer.held is before
+
+
+@needs_avx512
+@pytest.mark.parametrize("rows", [1, 5, 80])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_where_it_was_not_inputs_are_rounded_for_the_kernels(bits, rows, weight, monkeypatch):
+    made = four_bits(True, 32, torch.float32) if bits == 4 else to_int8(weight, torch.float32)
+    layer = layer_of(made)
+    x = torch.randn(rows, INPUTS)
+    expected = layer(x)
+    choose_kernels(nn.Sequential(layer), torch.float32, exact=False)
+    assert layer.held is not made
+    found = layer(x)
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 0.01 * expected.norm()
+    # few rows and many are multiplied with the same weight
+    monkeypatch.setattr(kernels, f"_FEW_ROWS_OF_{bits}_BITS", {torch.float32: 0})
+    by_slabs = layer(x)
+    assert (found - by_slabs).norm() < 0.005 * expected.norm()

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from tgi_backend_torch.encoder import EncoderBackend
 from tgi_backend_torch.linear import PackedLinear
 from tgi_backend_torch.plan import plan_model
+from tgi_backend_torch.quant.int8 import Int8Weight
+from tgi_backend_torch.quant.kernels import Int8Kernel
 from tgi_backend_torch.quant.linear import FewBitsLinear, few_bits_linears
 
 from tests import quantized
@@ -129,6 +131,25 @@ def test_a_bfloat16_checkpoint_is_rounded_and_computed_in_bfloat16(tmp_path, new
     driver = Driver(backend, folder)
     logits = driver.step({0: list(range(10, 40))})[0]
     assert np.corrcoef(logits.ravel(), driver.expected(range(10, 40)).ravel())[0, 1] > 0.99
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512",
+    reason="torch's kernels for few bits are used on CPUs with AVX-512 only",
+)
+def test_kernels_serve_float32_that_nobody_asked_for(monkeypatch, family_folder, load):
+    monkeypatch.setattr("tgi_backend_torch.device.computes_bfloat16", lambda: False)
+    folder = family_folder("llama")
+    exact, default = (load(folder, quantize="eetq", dtype=d) for d in (DType.FLOAT32, None))
+    for backend, kind in ((exact, Int8Weight), (default, Int8Kernel)):
+        model = backend._loaded.flat.model
+        assert model.dtype == torch.float32
+        assert {type(layer.held) for _, layer in few_bits_linears(model)} == {kind}
+    logits = [
+        Driver(backend, folder).step({0: list(range(10, 40))})[0] for backend in (exact, default)
+    ]
+    assert np.linalg.norm(logits[1] - logits[0]) < 0.02 * np.linalg.norm(logits[0])
+    assert not np.array_equal(*logits)
 
 
 def test_a_plan_knows_the_weights_to_the_byte(tmp_path, load, family_folder):

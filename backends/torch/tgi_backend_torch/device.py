@@ -66,8 +66,14 @@ class Device(Protocol):
         """Memory that weights and cache may still take."""
         ...
 
-    def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Makes a loaded model fast here, in place, with the same results up to rounding."""
+    def prepare(self, model: nn.Module, dtype: torch.dtype, *, exact: bool = True) -> None:
+        """Makes a loaded model fast here, in place, with the same results up to rounding.
+
+        Args:
+            model: whose weights are there.
+            dtype: what it computes in.
+            exact: whether that was asked for, so that no part of it may be computed in another.
+        """
         ...
 
     @property
@@ -178,16 +184,16 @@ class CpuDevice:
         """By gloo."""
         return connect_on_this_host(meeting_point, rank, size)
 
-    def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def prepare(self, model: nn.Module, dtype: torch.dtype, *, exact: bool = True) -> None:
         """Packs the weights of linear layers, those that read the same input together, and chooses
-        kernels for those in few bits.
+        kernels for those in few bits, which take inputs in bfloat16 unless it is to be `exact`.
         """
         if can_pack(dtype):
             but: set[nn.Module] = set()
             if isinstance(model, PreTrainedModel):
                 but = merge_linears(model, dtype)
             pack_linears(model, dtype, but)
-        choose_kernels(model, dtype)
+        choose_kernels(model, dtype, exact=exact)
 
     def peak_bytes(self, run: Callable[[], object]) -> int:
         """The cache is small beside what is free; nothing is run."""

@@ -90,7 +90,7 @@ class EncoderBackend:
             **arguments,
         )
         model.config.use_cache = False
-        device.prepare(model, dtype)
+        device.prepare(model, dtype, exact=request.dtype is not None)
         longest = _longest(model, config, request)
         max_step_tokens = request.max_step_tokens or max(_DEFAULT_STEP_TOKENS, longest)
         longest = min(longest, max_step_tokens)

@@ -85,7 +85,7 @@ def _rehearse(
         # with a padding token some models look into their input for it
         model.config.pad_token_id = None
         if fault is None:
-            device.prepare(model, model.dtype)
+            device.prepare(model, model.dtype, exact=request.dtype is not None)
         connect_layers(model, cuts, Unconnected(size), 0)
         if fault is None:
             try:

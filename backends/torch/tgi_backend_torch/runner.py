@@ -127,7 +127,7 @@ class TorchBackend:
         )
         dtype = model.dtype
         if fault is None:
-            device.prepare(model, dtype)
+            device.prepare(model, dtype, exact=request.dtype is not None)
         group = self._group = self._meeting.join()
         connect_layers(model, cuts, group, share.rank)
         if fault is not None:

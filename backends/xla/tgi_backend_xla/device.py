@@ -87,7 +87,7 @@ class XlaDevice:
         assert after is not None, "it has counted before"
         return max(0, after[2] - before[1])
 
-    def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def prepare(self, model: nn.Module, dtype: torch.dtype, *, exact: bool = True) -> None:
         """Gives experts fixed shapes. XLA lays weights out by itself."""
         compute_all_experts(model)
 

@@ -77,7 +77,7 @@ class XpuDevice:
         """Measured: nobody gives more when asked."""
         return self._driver.peak_bytes(run)
 
-    def prepare(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def prepare(self, model: nn.Module, dtype: torch.dtype, *, exact: bool = True) -> None:
         """Weights are arranged by oneDNN itself here."""
 
     def computing(self, model: FlatModel, cache: PagedCache, limits: Capabilities) -> Computing:
