@@ -360,8 +360,12 @@ class StepEngine:
         sampled = step.tokens.wait()
         ready = perf_counter()
         newer = self._in_flight
-        # most often every sequence has its next token under way
-        if newer is None or newer.outputs.sequences != step.outputs.sequences:
+        # most often every sequence has its next token under way: without details, each samples
+        if (
+            newer is None
+            or newer.outputs.details
+            or newer.outputs.sequences != step.outputs.sequences
+        ):
             rows = newer.plan.rows if newer is not None else ()
             sampled_again = {row.sequence for row in rows if row.samples}
             for row in step.plan.rows:

@@ -194,6 +194,14 @@ def test_a_graph_finds_the_most_probable_tokens_on_its_way(model):
         np.testing.assert_allclose(logits[row].numpy(), stepper.expected(seq), atol=2e-5)
 
 
+def test_a_graph_for_more_rows_than_a_step_has_tokens_writes_no_further_than_there_is_room(
+    model, monkeypatch
+):
+    monkeypatch.setitem(globals(), "MAX_TOKENS", 2)
+    stepper = Stepper(model, LazyDriver(), Buckets((1, MAX_ROWS), (2,), MAX_ROWS))
+    assert len(stepper.route._sampled) >= MAX_ROWS
+
+
 def test_a_token_that_could_not_be_sampled_is_no_bad_index(model):
     driver = LazyDriver()
     stepper = Stepper(model, driver)

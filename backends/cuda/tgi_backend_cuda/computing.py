@@ -86,7 +86,9 @@ class GraphComputing:
         )
         self._staging = Staging(driver, self._buffer)
         self._logits = torch.zeros(max_rows, vocab_size, dtype=dtype, device=device)
-        self._sampled = torch.zeros(max_tokens, 2, dtype=torch.int32, device=device)
+        # a graph is padded to as many rows as there may be, be there tokens for them or not
+        num_sampled = max(max_tokens, max_rows)
+        self._sampled = torch.zeros(num_sampled, 2, dtype=torch.int32, device=device)
         """First what the last step sampled; a graph puts the most probable tokens there."""
         self._num_found = 0
 
